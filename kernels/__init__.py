@@ -1,0 +1,1 @@
+"""Attention and fused kernels, free of any knowledge of the models that call them."""

@@ -1,0 +1,90 @@
+"""Files written whole or not at all, and their hashes.
+
+A writer killed at any moment leaves the old file intact and at most one temporary file, which the
+next writer in that folder collects (see :func:`sweep`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from poster_edge.errors import PosterEdgeError
+
+_MARK = ".poster-edge-tmp-"
+_STALE_S = 3600.0
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def temporary_name(path: Path) -> Path:
+    """A fresh name beside ``path``, recognised by :func:`sweep`."""
+    return path.with_name(f"{_MARK}{secrets.token_hex(6)}-{path.name}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, where the system allows it."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on success it becomes ``path``, else it is removed.
+
+    Raises:
+        PosterEdgeError: the folder cannot be written or the disk is full.
+    """
+    temporary = temporary_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise PosterEdgeError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a whole file atomically; text is encoded as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sweep(folder: Path, *, older_than_s: float = _STALE_S) -> list[Path]:
+    """Remove temporaries that a killed writer left in ``folder``; returns what was removed."""
+    removed = []
+    now = time.time()
+    for path in folder.glob(f"{_MARK}*"):
+        with suppress(OSError):
+            if now - path.stat().st_mtime >= older_than_s:
+                _remove(path)
+                removed.append(path)
+    return removed
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        for child in path.iterdir():
+            _remove(child)
+        path.rmdir()
+    else:
+        path.unlink()

@@ -1,0 +1,123 @@
+"""Pyramid cross-fusion transformer: the part of POSTER in which the two streams meet.
+
+Source: Zheng et al., "POSTER" (2022), eq. 3-5 and Fig. 3, as the authors' code computes it: there
+is no query projection, ``kv`` has a bias, and the landmark stream reads the block's *input*.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from poster_edge.kernels.attention import attention
+from poster_edge.models.config import PosterConfig
+from poster_edge.models.layers import MLP, DropPath
+
+LN_EPS = 1e-6
+LEVEL_NAMES = ("l", "m", "s", "x")
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention whose queries are given, unprojected, by the other stream."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (dim // heads) ** -0.5
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, source: Tensor, queries: Tensor) -> Tensor:
+        """Attend from ``queries`` (B, N, D) to keys and values of ``source`` (B, N, D)."""
+        batch, tokens, dim = source.shape
+        # B x N x D -> B x H x N x D/H
+        q = queries.reshape(batch, -1, self.heads, dim // self.heads).transpose(1, 2)
+        # B x N x 2D -> 2 x B x H x N x D/H
+        kv = self.kv(source).reshape(batch, tokens, 2, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        out = attention(q, kv[0], kv[1], scale=self.scale)
+        # B x H x N x D/H -> B x N x D
+        return self.proj(out.transpose(1, 2).reshape(batch, -1, dim))
+
+
+class CrossFusionBlock(nn.Module):
+    """One block at one pyramid level on both streams: (B, 2n, D) -> (B, 2n, D), image first."""
+
+    def __init__(self, dim: int, config: PosterConfig, drop_path: float) -> None:
+        super().__init__()
+        self.per_stream = config.tokens // 2
+        hidden = dim * config.mlp_ratio
+        self.norm1 = nn.LayerNorm(dim, LN_EPS)
+        self.attn_img = CrossAttention(dim, config.heads)
+        self.attn_lm = CrossAttention(dim, config.heads)
+        self.norm2 = nn.LayerNorm(dim, LN_EPS)
+        self.mlp1 = MLP(dim, hidden)
+        self.mlp2 = MLP(dim, hidden)
+        self.norm3 = nn.LayerNorm(dim, LN_EPS)
+        self.norm4 = nn.LayerNorm(dim, LN_EPS)
+        self.drop_path = DropPath(drop_path)
+        if config.mix:
+            self.conv = nn.Conv1d(config.tokens, config.tokens, 1)
+        self.mix = config.mix
+
+    def forward(self, z: Tensor) -> Tensor:
+        n = self.per_stream
+        image, landmark = z[:, :n], z[:, n:]
+        normed1, normed3 = self.norm1(z), self.norm3(z)
+        image = image + self.drop_path(self.attn_img(normed1[:, :n], normed1[:, n:]))
+        image = image + self.drop_path(self.mlp1(self.norm2(image)))
+        landmark = landmark + self.drop_path(self.attn_lm(normed3[:, n:], normed3[:, :n]))
+        landmark = landmark + self.drop_path(self.mlp2(self.norm4(landmark)))
+        out = torch.cat((image, landmark), dim=1)
+        return self.conv(out) if self.mix else out
+
+
+class FusionStage(nn.Module):
+    """One block per level, then each level is upsampled into the one above it."""
+
+    def __init__(self, config: PosterConfig, drop_path: float) -> None:
+        super().__init__()
+        self.names = LEVEL_NAMES[: len(config.dims)]
+        for name, dim in zip(self.names, config.dims, strict=True):
+            setattr(self, f"block_{name}", CrossFusionBlock(dim, config, drop_path))
+        for name in self.names[1:]:
+            # Tokens are the channels of this convolution; it doubles the width.
+            setattr(self, f"upsample_{name}", nn.ConvTranspose1d(config.tokens, config.tokens, 2, 2))
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Levels, widest first, each (B, 2n, D_i); returns the same shapes."""
+        out = [getattr(self, f"block_{name}")(z) for name, z in zip(self.names, levels, strict=True)]
+        for i in range(len(out) - 1, 0, -1):
+            out[i - 1] = out[i - 1] + getattr(self, f"upsample_{self.names[i]}")(out[i])
+        return out
+
+
+class PyramidFusion(nn.Module):
+    """Stacked fusion stages on a token pyramid; reads out the widest level's first token."""
+
+    def __init__(self, config: PosterConfig) -> None:
+        super().__init__()
+        dim = config.dims[0]
+        if config.cls_token:
+            # Stored in the published checkpoints, read by nothing.
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, config.tokens // 2, dim).normal_(std=0.02))
+        self.names = LEVEL_NAMES[1 : len(config.dims)]
+        for i, name in enumerate(self.names, start=1):
+            setattr(self, f"downsample_{name}", nn.Conv1d(config.tokens, config.tokens, 2**i, 2**i))
+        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        self.blocks = nn.ModuleList(FusionStage(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(dim, LN_EPS)
+
+    def levels(self, image: Tensor, landmark: Tensor) -> list[Tensor]:
+        """Build the pyramid from image and landmark tokens, both (B, n-1, D)."""
+        image = torch.cat((image.mean(dim=1, keepdim=True), image), dim=1) + self.pos_embed
+        landmark = torch.cat((landmark.mean(dim=1, keepdim=True), landmark), dim=1)
+        widest = torch.cat((image, landmark), dim=1)
+        return [widest, *(getattr(self, f"downsample_{name}")(widest) for name in self.names)]
+
+    def forward(self, image: Tensor, landmark: Tensor) -> Tensor:
+        """Fuse both token sets into one feature (B, D)."""
+        levels = self.levels(image, landmark)
+        for stage in self.blocks:
+            levels = stage(levels)
+        return self.norm(levels[0])[:, 0]

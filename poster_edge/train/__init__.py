@@ -1,0 +1,1 @@
+"""Training and evaluation.  ``metrics`` needs numpy alone; everything else needs torch."""

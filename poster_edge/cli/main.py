@@ -1,0 +1,81 @@
+"""Entry point ``poster-edge``: finds the command, turns user errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from poster_edge import __version__
+from poster_edge.errors import PosterEdgeError
+
+#: Command -> (module of this package that defines ``command``, one line of help).
+COMMANDS: dict[str, str] = {
+    "run": "Find faces in pictures, videos or a camera and name their expressions.",
+    "models": "List the models with parameters, FLOPs, input and accuracy.",
+    "eval": "Measure a bundle on labelled faces.",
+    "train": "Train a model, landmark pre-training included.",
+    "convert": "Turn a published POSTER checkpoint into safetensors.",
+    "export": "Export a model to ONNX and pack a bundle.",
+    "doctor": "Tell what is installed, what is missing and how to get it.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when that command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"poster_edge.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="poster-edge")
+def cli() -> None:
+    """Facial-expression models from PyTorch to the camera.
+
+    Exit codes: 0 done, 1 run-time failure, 2 wrong usage, 3 an accuracy gate failed,
+    4 the environment or the model does not fit.
+    """
+
+
+def main() -> None:
+    """Run the command line and leave the process with its exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.Abort:
+        _fail("stopped", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except PosterEdgeError as error:
+        _fail(f"error: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except BrokenPipeError:
+        # The reader of our stdout went away (``poster-edge models | head -1``).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

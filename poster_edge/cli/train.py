@@ -1,0 +1,114 @@
+"""``poster-edge train``: landmark pre-training, expression training, records in one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from poster_edge.train.loop import Device
+
+
+@click.command(name="train")
+@click.option("--model", default="poster-nano", show_default=True, help="Configuration; see 'poster-edge models'.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="A .npz or a folder of class folders.")
+@click.option("--landmarks", type=click.Path(path_type=Path), help=".npz of 68 landmarks per row of --data.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder [default: runs/train/MODEL].")
+@click.option("--epochs", default=40, show_default=True, help="Epochs of expression training.")
+@click.option("--landmark-epochs", default=8, show_default=True, help="Epochs of landmark pre-training.")
+@click.option("--batch", default=128, show_default=True, help="Images per step.")
+@click.option("--lr", default=2e-3, show_default=True, help="Peak learning rate.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Mixed precision; auto: bf16 on a GPU, fp32 on a CPU.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in --output.")
+@click.option("--stop-after", type=float, metavar="MINUTES", help="Stop at the next epoch's end; go on with --resume.")
+def command(
+    *,
+    model: str,
+    data: Path,
+    landmarks: Path | None,
+    output: Path | None,
+    epochs: int,
+    landmark_epochs: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    device: str,
+    precision: str,
+    resume: bool,
+    stop_after: float | None,
+) -> None:
+    """Train MODEL on labelled faces.
+
+    Where --data has a validation split, that split selects the epoch; otherwise a tenth of each
+    class is held out. Training images whose pixels equal a held-out image's are dropped.
+    """
+    from poster_edge.cli import console
+    from poster_edge.cli.train_report import ConsoleReporter
+    from poster_edge.optional import require
+
+    for package in ("torch", "safetensors"):
+        require(package, purpose="train a model")
+    from poster_edge.calib.temperature import fit_temperature
+    from poster_edge.data.faces import load_faces
+    from poster_edge.train.landmarks import load_landmarks
+    from poster_edge.train.recipe import Recipe
+    from poster_edge.train.run import TrainingRun
+
+    faces = load_faces(data)
+    points = load_landmarks(landmarks, faces) if landmarks else None
+    folder = output or Path("runs/train") / model
+    with ConsoleReporter() as reporter:
+        run = TrainingRun(
+            folder,
+            model,
+            faces,
+            points,
+            recipe=Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, warmup=min(2, epochs)),
+            landmark_epochs=landmark_epochs,
+            device=_device(device, precision),
+            reporter=reporter,
+        )
+        run.start(resume=resume)
+        errors = run.train_landmarks()
+        if not run.train_expression(stop_after_s=None if stop_after is None else stop_after * 60):
+            console.message(f"stopped after {stop_after:g} minutes; go on with --resume -o {folder}")
+            return
+        summary = run.finish(fit_temperature, errors)
+    whole, alone = summary["validation"], summary["validation_without_twins"]
+    console.message(
+        f"best epoch {summary['epoch']}: {whole['accuracy']:.2%} of {whole['count']} validation images "
+        f"({alone['accuracy']:.2%} without {summary['validation_twins']} twins)\n{folder / 'best.safetensors'}"
+    )
+
+
+def _device(name: str, precision: str) -> Device:
+    """Resolve --device and --precision.
+
+    Raises:
+        UnavailableError: the device was asked for by name and is not there.
+    """
+    import torch
+
+    from poster_edge.errors import UnavailableError, UsageError
+    from poster_edge.train.loop import Device
+
+    chosen = ("cuda:0" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if chosen != "cpu" and not chosen.startswith("cuda"):
+        raise UsageError(f"--device {name}: expected auto, cpu or cuda:N")
+    if chosen.startswith("cuda"):
+        index = chosen.partition(":")[2] or "0"
+        if not index.isdigit() or int(index) >= torch.cuda.device_count():
+            raise UnavailableError(
+                f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs; use --device cpu"
+            )
+    return Device(chosen, precision == "bf16" or (precision == "auto" and chosen != "cpu"))

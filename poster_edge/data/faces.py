@@ -1,0 +1,190 @@
+"""Labelled faces: FER2013 packed in a ``.npz``, plain ``images``/``labels`` arrays, class folders.
+
+Every reader checks what it reads and says what is wrong, with the path.  Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from poster_edge.data.preprocess import resize_square, to_channels
+from poster_edge.errors import InputError
+from poster_edge.labels import LABEL_SETS, canonical
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+#: Split names found in files -> the role they play here.
+SPLIT_ROLES = {"Training": "train", "PublicTest": "validation", "train": "train", "validation": "validation"}
+
+
+@dataclass(frozen=True)
+class FaceSet:
+    """N labelled face images, decoded one by one on demand.
+
+    Attributes:
+        name: where they came from, for messages and records.
+        classes: class names; a label indexes them.
+        labels: (N,) int64.
+        read: index -> image, uint8 (h, w) gray or (h, w, 3) BGR.
+        roles: (N,) "train", "validation" or "" where the file tells no split.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    read: Callable[[int], NDArray[np.uint8]]
+    roles: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def indices(self, role: str) -> NDArray[np.int64]:
+        """Row numbers of one split."""
+        return np.flatnonzero(self.roles == role)
+
+    @property
+    def is_gray(self) -> bool:
+        """Whether the first image is stored in one channel (all of FER2013 is)."""
+        return self.read(0).ndim == 2
+
+    def squares(self, indices: Sequence[int] | NDArray[np.int64], size: int, colour: str) -> NDArray[np.uint8]:
+        """Decode many images at once as squares: (n, 1, size, size) for "gray", else (n, 3, size, size)."""
+        channels = 1 if colour == "gray" else 3
+        out = np.empty((len(indices), channels, size, size), np.uint8)
+        for row, index in enumerate(indices):
+            image = resize_square(self.read(int(index)), size, "linear")
+            # H x W x 3 -> channels x H x W
+            out[row] = to_channels(image, colour)[:, :, :channels].transpose(2, 0, 1)
+        return out
+
+    def pixel_hashes(self, indices: NDArray[np.int64]) -> list[str]:
+        """A hash of each image's decoded pixels; equal images have equal hashes."""
+        images = (self.read(int(i)) for i in indices)
+        return [hashlib.sha1(str(im.shape).encode() + np.ascontiguousarray(im).tobytes()).hexdigest() for im in images]
+
+
+def load_faces(path: Path) -> FaceSet:
+    """Open a data set, whatever its layout.
+
+    Args:
+        path: a ``.npz`` (FER2013 packed as JPEG, or ``images`` and ``labels``) or a folder with one
+            folder per class.
+
+    Raises:
+        InputError: the path is missing, of no known layout, or inconsistent.
+    """
+    if path.is_dir():
+        return _from_folders(path)
+    if not path.exists():
+        raise InputError(f"no such data set: {path}")
+    if path.suffix != ".npz":
+        raise InputError(f"{path}: expected a .npz file or a folder with one folder per class")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            entries = {key: arrays[key] for key in arrays.files}
+    except (ValueError, OSError, zipfile.BadZipFile, KeyError) as error:
+        raise InputError(f"{path}: not a readable .npz file ({error})") from error
+    if "jpeg" in entries:
+        return _from_packed(path, entries)
+    if "images" in entries:
+        return _from_arrays(path, entries)
+    raise InputError(f"{path}: needs 'images' and 'labels', or 'jpeg', 'offsets' and 'labels'; has {sorted(entries)}")
+
+
+def decode(data: bytes | NDArray[np.uint8], source: str) -> NDArray[np.uint8]:
+    """Decode an image file's bytes, as BGR or gray as stored.
+
+    Raises:
+        InputError: the bytes are no image; names ``source``.
+    """
+    buffer = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
+    image = cv2.imdecode(buffer, cv2.IMREAD_ANYCOLOR) if buffer.size else None
+    if image is None:
+        raise InputError(f"{source}: not a readable image")
+    return np.asarray(image, np.uint8)
+
+
+def _need(path: Path, entries: dict[str, NDArray], *names: str) -> None:
+    missing = [n for n in names if n not in entries]
+    if missing:
+        raise InputError(f"{path}: entries missing: {', '.join(missing)}")
+
+
+def _classes(path: Path, entries: dict[str, NDArray], labels: NDArray[np.int64]) -> tuple[str, ...]:
+    if "classes" in entries:
+        classes = tuple(canonical(str(c)) for c in entries["classes"])
+    elif len(labels) and labels.max() < 7:
+        # Without names the only convention with a fixed meaning for bare numbers is FER2013's csv
+        # order; it is the alphabetical one here.
+        classes = LABEL_SETS["fer2013"].classes
+    else:
+        raise InputError(f"{path}: no 'classes' entry, so labels up to {labels.max(initial=0)} have no names")
+    bad = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(bad):
+        raise InputError(f"{path}: label {labels[bad[0]]} of row {bad[0]} is outside 0..{len(classes) - 1}")
+    return classes
+
+
+def _roles(path: Path, entries: dict[str, NDArray], count: int) -> NDArray[np.str_]:
+    if "split" not in entries:
+        return np.full(count, "", dtype="U10")
+    _need(path, entries, "split_names")
+    if entries["split"].shape != (count,) or entries["split"].max(initial=0) >= len(entries["split_names"]):
+        raise InputError(f"{path}: 'split' does not fit {count} rows and {len(entries['split_names'])} names")
+    names = np.array([SPLIT_ROLES.get(str(n), str(n)) for n in entries["split_names"]])
+    return names[entries["split"]]
+
+
+def _from_packed(path: Path, entries: dict[str, NDArray]) -> FaceSet:
+    _need(path, entries, "offsets", "labels")
+    jpeg, offsets = entries["jpeg"], entries["offsets"]
+    labels = entries["labels"].astype(np.int64)
+    if offsets.shape != (len(labels) + 1,) or (np.diff(offsets) < 0).any() or offsets[-1] > len(jpeg):
+        raise InputError(f"{path}: 'offsets' does not fit {len(labels)} labels and {len(jpeg)} bytes")
+
+    def read(index: int) -> NDArray[np.uint8]:
+        return decode(jpeg[offsets[index] : offsets[index + 1]], f"{path}, row {index}")
+
+    return FaceSet(path.name, _classes(path, entries, labels), labels, read, _roles(path, entries, len(labels)))
+
+
+def _from_arrays(path: Path, entries: dict[str, NDArray]) -> FaceSet:
+    _need(path, entries, "labels")
+    images, labels = entries["images"], entries["labels"].astype(np.int64)
+    fits = images.dtype == np.uint8 and (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3))
+    if not fits or len(images) != len(labels) or labels.ndim != 1:
+        raise InputError(
+            f"{path}: 'images' must be uint8 (N, h, w) or (N, h, w, 3) BGR with N labels; "
+            f"got {images.dtype} {images.shape} and labels {labels.shape}"
+        )
+    return FaceSet(
+        path.name, _classes(path, entries, labels), labels, lambda i: images[i], _roles(path, entries, len(labels))
+    )
+
+
+def _from_folders(path: Path) -> FaceSet:
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    files = [(f, k) for k, d in enumerate(folders) for f in sorted(d.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise InputError(f"{path}: found no images in class folders (expected {path}/CLASS/*.jpg)")
+    classes = tuple(canonical(d.name) for d in folders)
+    if len(set(classes)) != len(classes):
+        raise InputError(f"{path}: two folders name the same class: {', '.join(d.name for d in folders)}")
+
+    def read(index: int) -> NDArray[np.uint8]:
+        file = files[index][0]
+        try:
+            return decode(file.read_bytes(), str(file))
+        except OSError as error:
+            raise InputError(f"{file}: {error.strerror}") from error
+
+    labels = np.array([k for _, k in files], np.int64)
+    return FaceSet(path.name, classes, labels, read, np.full(len(files), "", dtype="U10"))

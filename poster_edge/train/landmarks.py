@@ -1,0 +1,113 @@
+"""Pre-training of the landmark stream: MobileFaceNet learns 68 points and is then frozen.
+
+Loss: mean absolute error over the face's size, on faces whose pseudo-landmarks are trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from poster_edge.data.faces import FaceSet
+from poster_edge.errors import InputError
+from poster_edge.models.backbones import LANDMARKS, MobileFaceNet
+from poster_edge.train.augment import appearance, random_affine, warp, warp_points
+from poster_edge.train.loop import Device, Loop
+
+#: Trust a face's points when the annotating model saw a face and its two passes agree.
+MIN_PRESENCE = 0.5
+MAX_INCONSISTENCY = 0.04
+_INNER = slice(17, LANDMARKS)
+
+
+@dataclass(frozen=True)
+class LandmarkSet:
+    """Points of the faces of one data set, row by row.
+
+    Attributes:
+        points: (N, 68, 2) float32, fractions of the crop.
+        trusted: (N,) whether to train on the row.
+    """
+
+    points: NDArray[np.float32]
+    trusted: NDArray[np.bool_]
+
+
+def load_landmarks(path: Path, faces: FaceSet) -> LandmarkSet:
+    """Read landmarks that belong, row by row, to ``faces``.
+
+    Raises:
+        InputError: unreadable, misshapen, or made for another data set.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            points = arrays["landmarks"].astype(np.float32)
+            labels = arrays["labels"] if "labels" in arrays.files else None
+            presence = arrays["presence"].astype(np.float32)
+            inconsistency = arrays["self_incons"].astype(np.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a readable landmark file ({error})") from error
+    if points.shape != (len(faces), LANDMARKS, 2):
+        raise InputError(f"{path}: landmarks of shape {points.shape} do not fit the {len(faces)} faces of {faces.name}")
+    if labels is not None and not np.array_equal(labels, faces.labels):
+        raise InputError(f"{path}: its rows are not those of {faces.name} (labels differ)")
+    trusted = (presence >= MIN_PRESENCE) & (inconsistency < MAX_INCONSISTENCY) & np.isfinite(points).all(axis=(1, 2))
+    return LandmarkSet(points, trusted)
+
+
+def point_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean distance of the inner points over the face's size, the geometric mean of its sides: (B,)."""
+    span = target.amax(dim=1) - target.amin(dim=1)
+    size = span.prod(dim=1).clamp(min=1e-4).sqrt()
+    return (predicted[:, _INNER] - target[:, _INNER]).norm(dim=2).mean(dim=1) / size
+
+
+def train_epoch(
+    loop: Loop,
+    network: MobileFaceNet,
+    images: Tensor,
+    landmarks: Tensor,
+    indices: Tensor,
+    normalise: Callable[[Tensor], Tensor],
+    tick: Callable[[], None],
+) -> float:
+    """One epoch over ``indices``; images (N, 1, S, S) uint8, landmarks (N, 68, 2); returns the mean loss."""
+    network.train()
+    generator = loop.generator()
+    steps = max(len(indices) // loop.recipe.batch, 1)
+    losses = []
+    for step, rows in loop.batches(indices, generator):
+        matrices, flip = random_affine(len(rows), loop.recipe.augmentation, generator)
+        pixels = warp(images[rows].float() / 255, matrices)
+        pixels = appearance(pixels, loop.recipe.augmentation, generator).to(loop.device.name)
+        target = warp_points(landmarks[rows], matrices, flip).to(loop.device.name)
+
+        def loss_of(pixels: Tensor = pixels, target: Tensor = target) -> Tensor:
+            predicted = network.landmarks(normalise(pixels)).float()
+            span = (target.amax(dim=1) - target.amin(dim=1)).prod(dim=1).clamp(min=1e-2).sqrt()
+            return ((predicted - target).abs().mean(dim=(1, 2)) / span).mean()
+
+        losses.append(loop.step(loss_of, loop.progress.epoch + step / steps))
+        tick()
+    return float(np.mean(losses))
+
+
+@torch.no_grad()
+def validate(
+    network: MobileFaceNet, images: Tensor, landmarks: Tensor, normalise: Callable[[Tensor], Tensor], device: Device
+) -> dict[str, float]:
+    """Point errors over face size on unchanged faces: mean, median and 90th percentile."""
+    network.eval()
+    errors = []
+    for start in range(0, len(images), 256):
+        pixels = normalise(images[start : start + 256].float().to(device.name) / 255)
+        target = landmarks[start : start + 256].to(device.name)
+        errors.append(point_error(network.landmarks(pixels), target).cpu())
+    values = torch.cat(errors)
+    return {"mean": float(values.mean()), "median": float(values.median()), "p90": float(values.quantile(0.9))}

@@ -1,0 +1,83 @@
+"""Training recipes: every number that shapes a run, frozen and stored with its results."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from poster_edge.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training image.
+
+    Attributes:
+        rotate_deg: largest rotation either way.
+        scale: largest relative zoom either way (0.2: 0.8 to 1.25).
+        shift: largest shift either way, as a fraction of the side.
+        contrast: largest relative change of contrast.
+        brightness: largest change of brightness, as a fraction of the full range.
+        erase: probability of painting a random rectangle with noise.
+        erase_area: smallest and largest area of that rectangle.
+    """
+
+    rotate_deg: float = 15.0
+    scale: float = 0.2
+    shift: float = 0.08
+    contrast: float = 0.3
+    brightness: float = 0.15
+    erase: float = 0.4
+    erase_area: tuple[float, float] = (0.02, 0.2)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Expression training with AdamW, cosine schedule, label smoothing and averaged weights.
+
+    Attributes:
+        epochs: passes over the training split.
+        warmup: epochs of linear warm-up.
+        batch: images per step.
+        lr: peak learning rate.
+        weight_decay: on matrices and kernels only.
+        label_smoothing: share of the target spread over all classes.
+        ema_decay: of the averaged weights, which are what is evaluated and kept.
+        clip: largest global gradient norm.
+        seed: of initialisation, order and augmentation.
+        augmentation: see :class:`Augmentation`.
+    """
+
+    epochs: int = 40
+    warmup: int = 2
+    batch: int = 128
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.998
+    clip: float = 5.0
+    seed: int = 0
+    augmentation: Augmentation = Augmentation()
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 2 or self.lr <= 0:
+            raise UsageError("training needs at least 1 epoch, a batch of 2 and a learning rate above 0")
+
+
+#: Landmark pre-training: stronger geometry, because the points must follow it.
+LANDMARK_RECIPE = Recipe(
+    epochs=12,
+    warmup=1,
+    lr=4e-3,
+    label_smoothing=0.0,
+    weight_decay=0.01,
+    augmentation=Augmentation(rotate_deg=25.0, scale=0.3, shift=0.12, erase=0.2),
+)
+
+
+def learning_rate(recipe: Recipe, progress: float) -> float:
+    """Learning rate after ``progress`` epochs: linear warm-up, then a half cosine to 1 % of the peak."""
+    if progress < recipe.warmup:
+        return recipe.lr * max(progress / recipe.warmup, 0.01)
+    share = (progress - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9)
+    return recipe.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))

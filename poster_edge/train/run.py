@@ -1,0 +1,300 @@
+"""One training run in one folder: landmark pre-training, expression training, records.
+
+Folder: ``config.json`` (what was asked), ``landmarks.csv`` and ``metrics.csv`` (a row per epoch),
+``landmarks.pt`` and ``last.pt`` (resumable state), ``best.safetensors`` (best epoch on the
+validation split), ``summary.json``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from poster_edge.config import Preprocess
+from poster_edge.data.faces import FaceSet
+from poster_edge.errors import InputError, UsageError
+from poster_edge.files import sweep, write_atomic
+from poster_edge.models.checkpoint import ModelInfo, save_checkpoint
+from poster_edge.models.config import model_config
+from poster_edge.models.poster import Poster
+from poster_edge.train import expression, landmarks
+from poster_edge.train.loop import Device, Loop
+from poster_edge.train.metrics import Metrics, evaluate
+from poster_edge.train.recipe import LANDMARK_RECIPE, Recipe
+
+#: Mean and standard deviation of the pixels of FER2013's training split, to two digits.
+GRAY_MEAN, GRAY_STD = 0.51, 0.31
+TemperatureFit = Callable[[NDArray[np.floating], NDArray[np.int64]], float]
+
+
+class Reporter(Protocol):
+    """What a training run tells while it goes on."""
+
+    def start(self, phase: str, steps: int) -> None:
+        """A phase of ``steps`` optimiser steps begins."""
+
+    def tick(self) -> None:
+        """One step is done."""
+
+    def epoch(self, phase: str, row: dict[str, float]) -> None:
+        """An epoch is done; ``row`` is its line of the metrics file."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of the two splits of a face set.
+
+    Attributes:
+        train: rows to learn from, without twins of validation rows.
+        validation: rows to select on.
+        twins: (len(validation),) whether the row had a pixel-equal twin among the training rows.
+    """
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    twins: NDArray[np.bool_]
+
+
+def split_faces(faces: FaceSet, *, fraction: float = 0.1, seed: int = 0) -> Split:
+    """Training and validation rows; the file's own split where it has one, else a stratified draw.
+
+    Training rows whose pixels equal a validation row's are dropped.
+    """
+    train, validation = faces.indices("train"), faces.indices("validation")
+    if not len(train) or not len(validation):
+        rng = np.random.default_rng(seed)
+        held = []
+        for k in range(len(faces.classes)):
+            rows = rng.permutation(np.flatnonzero(faces.labels == k))
+            held.append(rows[: max(1, round(fraction * len(rows)))] if len(rows) > 1 else rows[:0])
+        validation = np.sort(np.concatenate(held))
+        train = np.setdiff1d(np.arange(len(faces)), validation)
+    train_hashes, validation_hashes = faces.pixel_hashes(train), faces.pixel_hashes(validation)
+    seen, held_out = set(train_hashes), set(validation_hashes)
+    keep = np.array([h not in held_out for h in train_hashes], bool)
+    if not keep.any() or not len(validation):
+        raise InputError(f"{faces.name}: no training images are left beside {len(validation)} validation images")
+    return Split(train[keep], validation, np.array([h in seen for h in validation_hashes], bool))
+
+
+class TrainingRun:
+    """Training of one model on one face set; every step of it can be resumed.
+
+    Args:
+        folder: where everything is written.
+        model_name: configuration, see ``poster-edge models``.
+        faces: labelled images.
+        points: landmarks of the same rows, or None to train without landmark pre-training.
+        recipe: of the expression training.
+        landmark_epochs: epochs of landmark pre-training.
+        device: where to compute.
+        reporter: told about progress.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model_name: str,
+        faces: FaceSet,
+        points: landmarks.LandmarkSet | None,
+        *,
+        recipe: Recipe,
+        landmark_epochs: int,
+        device: Device,
+        reporter: Reporter,
+    ) -> None:
+        self.folder, self.faces, self.points = folder, faces, points
+        self.recipe, self.device, self.reporter = recipe, device, reporter
+        self.landmark_recipe = Recipe(
+            **{**_fields(LANDMARK_RECIPE), "epochs": landmark_epochs, "batch": recipe.batch, "seed": recipe.seed}
+        )
+        torch.manual_seed(recipe.seed)
+        torch.set_flush_denormal(True)
+        config = model_config(model_name, num_classes=len(faces.classes))
+        self.model = Poster(config).to(device.name, memory_format=torch.channels_last)
+        self.preprocess = _preprocess(faces, config.input_size)
+        self.split = split_faces(faces, seed=recipe.seed)
+        self.images = torch.from_numpy(
+            faces.squares(np.arange(len(faces)), config.input_size, self.preprocess.colour)
+        )
+        self.labels = torch.from_numpy(faces.labels)
+
+    def start(self, *, resume: bool) -> None:
+        """Prepare the folder.
+
+        Raises:
+            UsageError: it holds another run, or there is nothing to resume.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sweep(self.folder, older_than_s=0)
+        config = self.folder / "config.json"
+        wanted = self.describe()
+        if resume:
+            if not config.is_file():
+                raise UsageError(f"nothing to resume in {self.folder}")
+            if json.loads(config.read_text()) != json.loads(json.dumps(wanted)):
+                raise UsageError(f"{config} was started with other options; repeat them or choose another -o")
+        elif config.exists():
+            raise UsageError(f"{self.folder} holds a run already; pass --resume to go on, or choose another -o")
+        else:
+            write_atomic(config, json.dumps(wanted, indent=1) + "\n")
+
+    def describe(self) -> dict[str, Any]:
+        """What was asked, for the records."""
+        return {
+            "model": self.model.config.variant,
+            "data": self.faces.name,
+            "classes": self.faces.classes,
+            "train_images": len(self.split.train),
+            "validation_images": len(self.split.validation),
+            "validation_twins": int(self.split.twins.sum()),
+            "landmarks": self.points is not None,
+            "landmark_recipe": asdict(self.landmark_recipe),
+            "recipe": asdict(self.recipe),
+            "precision": "bf16" if self.device.autocast else "fp32",
+        }
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(B, K, S, S) in 0..1 -> (B, 3, S, S) as the network wants it."""
+        mean = torch.tensor(self.preprocess.mean, device=pixels.device)[:, None, None]
+        std = torch.tensor(self.preprocess.std, device=pixels.device)[:, None, None]
+        return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def train_landmarks(self) -> dict[str, float]:
+        """Pre-train the landmark stream; returns its validation errors over face size."""
+        if self.points is None:
+            return {}
+        network = self.model.face_landback
+        loop = Loop(network, self.landmark_recipe, self.device)
+        points = torch.from_numpy(self.points.points)
+        trusted = self.points.trusted
+        train = torch.from_numpy(self.split.train[trusted[self.split.train]])
+        held = torch.from_numpy(self.split.validation[trusted[self.split.validation]])
+        _start_at_mean_shape(network, points[train])
+        state = self.folder / "landmarks.pt"
+        if state.is_file():
+            loop.resume(state)
+        self.reporter.start("landmarks", (loop.recipe.epochs - loop.progress.epoch) * (len(train) // loop.recipe.batch))
+        while loop.progress.epoch < loop.recipe.epochs:
+            loss = landmarks.train_epoch(
+                loop, network, self.images, points, train, self.normalise, self.reporter.tick
+            )
+            row = landmarks.validate(network, self.images[held], points[held], self.normalise, self.device)
+            self._close_epoch(loop, "landmarks", {"train_loss": loss, **row}, state)
+        network.load_state_dict(loop.average.state)
+        return landmarks.validate(network, self.images[held], points[held], self.normalise, self.device)
+
+    def train_expression(self, *, stop_after_s: float | None = None) -> bool:
+        """Train the whole network on frozen landmarks; returns False when time ran out before the end."""
+        deadline = None if stop_after_s is None else time.monotonic() + stop_after_s
+        self.model.freeze_landmarks(batch_norm=True)
+        loop = Loop(self.model, self.recipe, self.device)
+        state = self.folder / "last.pt"
+        if state.is_file():
+            loop.resume(state)
+        train, held = torch.from_numpy(self.split.train), torch.from_numpy(self.split.validation)
+        averaged = Poster(self.model.config).to(self.device.name, memory_format=torch.channels_last)
+        self.reporter.start("expression", (loop.recipe.epochs - loop.progress.epoch) * (len(train) // loop.recipe.batch))
+        while loop.progress.epoch < loop.recipe.epochs:
+            if deadline is not None and time.monotonic() > deadline:
+                return False
+            began = time.monotonic()
+            loss = expression.train_epoch(
+                loop, self.model, self.images, self.labels, train, self.normalise, self.reporter.tick
+            )
+            averaged.load_state_dict(loop.average.state)
+            logits = expression.predict(averaged, self.images[held], self.normalise, self.device)
+            metrics = evaluate(logits, self.faces.labels[self.split.validation], self.faces.classes)
+            row = {"train_loss": loss, **_row(metrics), "seconds": time.monotonic() - began}
+            if metrics.accuracy > loop.progress.best.get("accuracy", -1.0):
+                loop.progress.best = {"epoch": loop.progress.epoch + 1, "accuracy": metrics.accuracy}
+                save_checkpoint(self.folder / "best.safetensors", loop.average.state, self.info())
+            self._close_epoch(loop, "metrics", row, state)
+        return True
+
+    def finish(self, fit_temperature: TemperatureFit, landmark_errors: dict[str, float]) -> dict[str, Any]:
+        """Measure the best epoch, fit its temperature, write ``summary.json`` and the final metadata."""
+        from poster_edge.models.checkpoint import load_model
+
+        best = self.folder / "best.safetensors"
+        model, info = load_model(best)
+        model = model.to(self.device.name, memory_format=torch.channels_last)
+        held, labels = self.split.validation, self.faces.labels[self.split.validation]
+        logits = expression.predict(model, self.images[torch.from_numpy(held)], self.normalise, self.device)
+        temperature = fit_temperature(logits, labels)
+        whole = evaluate(logits, labels, self.faces.classes, temperature=temperature)
+        alone = ~self.split.twins
+        summary = {
+            **self.describe(),
+            "epoch": torch.load(self.folder / "last.pt", weights_only=True)["best"]["epoch"],
+            "landmark_error_over_face_size": landmark_errors,
+            "temperature": temperature,
+            "validation": whole.to_dict(),
+            "validation_ece_before_temperature": evaluate(logits, labels, self.faces.classes).ece,
+            "validation_without_twins": evaluate(
+                logits[alone], labels[alone], self.faces.classes, temperature=temperature
+            ).to_dict(),
+        }
+        training = {k: summary[k] for k in summary if k not in ("classes", "model")}
+        state = {k: v for k, v in model.state_dict().items()}
+        final = ModelInfo(info.model, info.classes, info.preprocess, info.dataset, temperature, training)
+        save_checkpoint(best, state, final)
+        write_atomic(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        return summary
+
+    def info(self) -> ModelInfo:
+        """Metadata of a checkpoint of this run."""
+        return ModelInfo(self.model.config.variant, self.faces.classes, self.preprocess, self.faces.name)
+
+    def _close_epoch(self, loop: Loop, name: str, row: dict[str, float], state: Path) -> None:
+        loop.progress.epoch += 1
+        row = {"epoch": loop.progress.epoch, **row}
+        loop.progress.history.append(row)
+        loop.save(state)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" for k, v in r.items()} for r in loop.progress.history)
+        write_atomic(self.folder / f"{name}.csv", text.getvalue())
+        self.reporter.epoch(name, row)
+
+
+def _fields(recipe: Recipe) -> dict[str, Any]:
+    return {name: getattr(recipe, name) for name in recipe.__dataclass_fields__}
+
+
+def _row(metrics: Metrics) -> dict[str, float]:
+    return {
+        "accuracy": metrics.accuracy,
+        "macro_f1": metrics.macro_f1,
+        "mean_class_accuracy": metrics.mean_class_accuracy,
+        "nll": metrics.nll,
+        "ece": metrics.ece,
+    }
+
+
+def _preprocess(faces: FaceSet, size: int) -> Preprocess:
+    if faces.is_gray:
+        mean, std = (GRAY_MEAN,) * 3, (GRAY_STD,) * 3
+        return Preprocess(size=size, colour="gray", mean=mean, std=std)
+    return Preprocess(size=size, colour="rgb")
+
+
+@torch.no_grad()
+def _start_at_mean_shape(network: landmarks.MobileFaceNet, points: Tensor) -> None:
+    """Let the head's final BatchNorm begin at the mean face, which saves the first epochs."""
+    # n x 68 x 2 -> n x 136
+    flat = points.reshape(len(points), -1)
+    network.output_layer.bn.bias.copy_(flat.mean(dim=0))
+    network.output_layer.bn.weight.copy_(flat.std(dim=0))

@@ -22,8 +22,11 @@ _STALE_S = 3600.0
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def temporary_name(path: Path) -> Path:

@@ -12,6 +12,19 @@ from poster_edge.errors import UsageError
 
 
 @dataclass(frozen=True)
+class Framing:
+    """How much of a face an image of a data set shows, relative to a face detector's box.
+
+    Attributes:
+        margin: side of the image over the longer side of the box, minus 1.
+        shift_y: how far the image's centre lies below the box's centre, over that longer side.
+    """
+
+    margin: float = 0.2
+    shift_y: float = 0.0
+
+
+@dataclass(frozen=True)
 class LabelSet:
     """Ordered class names of one data set and the colour order its models are fed.
 
@@ -19,11 +32,13 @@ class LabelSet:
         name: key used by ``--dataset`` and in metadata.
         classes: class names, index 0 first, in lower case.
         colour: "bgr", "rgb" or "gray" (one channel repeated three times).
+        framing: of its images; measured for FER2013 (benchmarks/crop_framing.py), assumed elsewhere.
     """
 
     name: str
     classes: tuple[str, ...]
     colour: str
+    framing: Framing = Framing()
 
 
 _AFFECTNET = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry")

@@ -51,6 +51,12 @@ class FaceSet:
         return np.flatnonzero(self.roles == role)
 
     @property
+    def dataset(self) -> str:
+        """Name of the known data set whose conventions it follows, or "custom"."""
+        fits = (s.name for s in LABEL_SETS.values() if s.classes == self.classes and (s.colour == "gray") == self.is_gray)
+        return next(fits, "custom")
+
+    @property
     def is_gray(self) -> bool:
         """Whether the first image is stored in one channel (all of FER2013 is)."""
         return self.read(0).ndim == 2

@@ -29,14 +29,17 @@ class CrossAttention(nn.Module):
 
     def forward(self, source: Tensor, queries: Tensor) -> Tensor:
         """Attend from ``queries`` (B, N, D) to keys and values of ``source`` (B, N, D)."""
-        batch, tokens, dim = source.shape
-        # B x N x D -> B x H x N x D/H
-        q = queries.reshape(batch, -1, self.heads, dim // self.heads).transpose(1, 2)
-        # B x N x 2D -> 2 x B x H x N x D/H
-        kv = self.kv(source).reshape(batch, tokens, 2, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        out = attention(q, kv[0], kv[1], scale=self.scale)
+        batch, _, dim = source.shape
+        k, v = self.kv(source).chunk(2, dim=-1)
+        q, k, v = (self._split_heads(x) for x in (queries, k, v))
+        out = attention(q, k, v, scale=self.scale)
         # B x H x N x D/H -> B x N x D
         return self.proj(out.transpose(1, 2).reshape(batch, -1, dim))
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        batch, _, dim = x.shape
+        # B x N x D -> B x H x N x D/H
+        return x.reshape(batch, -1, self.heads, dim // self.heads).transpose(1, 2)
 
 
 class CrossFusionBlock(nn.Module):

@@ -1,0 +1,1 @@
+"""What runs on the edge: bundles and the runners that execute them.  No torch here."""

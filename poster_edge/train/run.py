@@ -12,7 +12,7 @@ import io
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,9 +23,11 @@ from torch import Tensor
 
 from poster_edge.config import Preprocess
 from poster_edge.data.faces import FaceSet
-from poster_edge.errors import InputError, UsageError
+from poster_edge.data.split import split_faces
+from poster_edge.errors import UsageError
 from poster_edge.files import sweep, write_atomic
-from poster_edge.models.checkpoint import ModelInfo, save_checkpoint
+from poster_edge.labels import LABEL_SETS, Framing
+from poster_edge.models.checkpoint import ModelInfo, load_model, save_checkpoint
 from poster_edge.models.config import model_config
 from poster_edge.models.poster import Poster
 from poster_edge.train import expression, landmarks
@@ -49,43 +51,6 @@ class Reporter(Protocol):
 
     def epoch(self, phase: str, row: dict[str, float]) -> None:
         """An epoch is done; ``row`` is its line of the metrics file."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Row numbers of the two splits of a face set.
-
-    Attributes:
-        train: rows to learn from, without twins of validation rows.
-        validation: rows to select on.
-        twins: (len(validation),) whether the row had a pixel-equal twin among the training rows.
-    """
-
-    train: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    twins: NDArray[np.bool_]
-
-
-def split_faces(faces: FaceSet, *, fraction: float = 0.1, seed: int = 0) -> Split:
-    """Training and validation rows; the file's own split where it has one, else a stratified draw.
-
-    Training rows whose pixels equal a validation row's are dropped.
-    """
-    train, validation = faces.indices("train"), faces.indices("validation")
-    if not len(train) or not len(validation):
-        rng = np.random.default_rng(seed)
-        held = []
-        for k in range(len(faces.classes)):
-            rows = rng.permutation(np.flatnonzero(faces.labels == k))
-            held.append(rows[: max(1, round(fraction * len(rows)))] if len(rows) > 1 else rows[:0])
-        validation = np.sort(np.concatenate(held))
-        train = np.setdiff1d(np.arange(len(faces)), validation)
-    train_hashes, validation_hashes = faces.pixel_hashes(train), faces.pixel_hashes(validation)
-    seen, held_out = set(train_hashes), set(validation_hashes)
-    keep = np.array([h not in held_out for h in train_hashes], bool)
-    if not keep.any() or not len(validation):
-        raise InputError(f"{faces.name}: no training images are left beside {len(validation)} validation images")
-    return Split(train[keep], validation, np.array([h in seen for h in validation_hashes], bool))
 
 
 class TrainingRun:
@@ -225,10 +190,8 @@ class TrainingRun:
 
     def finish(self, fit_temperature: TemperatureFit, landmark_errors: dict[str, float]) -> dict[str, Any]:
         """Measure the best epoch, fit its temperature, write ``summary.json`` and the final metadata."""
-        from poster_edge.models.checkpoint import load_model
-
         best = self.folder / "best.safetensors"
-        model, info = load_model(best)
+        model, _ = load_model(best)
         model = model.to(self.device.name, memory_format=torch.channels_last)
         held, labels = self.split.validation, self.faces.labels[self.split.validation]
         logits = expression.predict(model, self.images[torch.from_numpy(held)], self.normalise, self.device)
@@ -246,16 +209,20 @@ class TrainingRun:
                 logits[alone], labels[alone], self.faces.classes, temperature=temperature
             ).to_dict(),
         }
-        training = {k: summary[k] for k in summary if k not in ("classes", "model")}
-        state = {k: v for k, v in model.state_dict().items()}
-        final = ModelInfo(info.model, info.classes, info.preprocess, info.dataset, temperature, training)
-        save_checkpoint(best, state, final)
+        training = {k: v for k, v in summary.items() if k not in ("classes", "model")}
+        save_checkpoint(best, model.state_dict(), replace(self.info(), temperature=temperature, training=training))
         write_atomic(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         return summary
 
     def info(self) -> ModelInfo:
         """Metadata of a checkpoint of this run."""
-        return ModelInfo(self.model.config.variant, self.faces.classes, self.preprocess, self.faces.name)
+        return ModelInfo(
+            model=self.model.config.variant,
+            classes=self.faces.classes,
+            preprocess=self.preprocess,
+            dataset=self.faces.dataset,
+            source=f"trained by poster-edge train on {self.faces.name}",
+        )
 
     def _close_epoch(self, loop: Loop, name: str, row: dict[str, float], state: Path) -> None:
         loop.progress.epoch += 1
@@ -285,10 +252,12 @@ def _row(metrics: Metrics) -> dict[str, float]:
 
 
 def _preprocess(faces: FaceSet, size: int) -> Preprocess:
+    framing = LABEL_SETS[faces.dataset].framing if faces.dataset in LABEL_SETS else Framing()
+    common = {"size": size, "margin": framing.margin, "shift_y": framing.shift_y}
     if faces.is_gray:
         mean, std = (GRAY_MEAN,) * 3, (GRAY_STD,) * 3
-        return Preprocess(size=size, colour="gray", mean=mean, std=std)
-    return Preprocess(size=size, colour="rgb")
+        return Preprocess(colour="gray", mean=mean, std=std, **common)
+    return Preprocess(colour="rgb", **common)
 
 
 @torch.no_grad()

@@ -1,0 +1,181 @@
+"""The checks of ``poster-edge doctor``; each looks at one part and never raises."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from poster_edge import __version__
+from poster_edge.errors import PosterEdgeError
+from poster_edge.optional import available
+
+_OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+
+
+@dataclass(frozen=True)
+class Check:
+    """Result of one check.
+
+    Attributes:
+        name: of the part.
+        state: "ok"; "absent": something optional is missing; "broken": ``run`` cannot work.
+        found: what is there.
+        remedy: what to do, or "".
+    """
+
+    name: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+def all_checks() -> list[Check]:
+    """Every check, in the order in which they are shown."""
+    checks: tuple[Callable[[], Check], ...] = (
+        _machine,
+        _opencv,
+        _onnxruntime,
+        _default_model,
+        _yunet,
+        _haar,
+        _cameras,
+        _gpu,
+        *(_optional(name, purpose) for name, purpose in _OPTIONAL.items()),
+    )
+    return [check() for check in checks]
+
+
+_OPTIONAL = {
+    "torch": ("train", "train, convert, export"),
+    "safetensors": ("train", "train, convert, export"),
+    "onnx": ("export", "export"),
+    "onnxscript": ("export", "export"),
+    "tensorrt": ("tensorrt", "TensorRT engines"),
+    "tensorrt_rtx": ("tensorrt-rtx", "TensorRT-RTX engines"),
+}
+
+
+def _machine() -> Check:
+    model = Path("/proc/device-tree/model")
+    board = model.read_bytes().rstrip(b"\0").decode(errors="replace") if model.is_file() else ""
+    where = board or f"{platform.system()} {platform.machine()}"
+    return Check("poster-edge", "ok", f"{__version__}, Python {platform.python_version()}, {where}, {os.cpu_count()} CPUs")
+
+
+def _opencv() -> Check:
+    flavours = [n for n in _OPENCV if _version(n)]
+    try:
+        cv2 = importlib.import_module("cv2")
+    except ImportError as error:
+        remedy = "pip install 'poster-edge[opencv]', or on a Jetson: apt install python3-opencv"
+        return Check("opencv", "broken", f"{error}", remedy)
+    info = cv2.getBuildInformation()
+    gui = "headless" if "GUI:" not in info or "GUI:                           NONE" in info else "with windows"
+    found = f"{cv2.__version__}, {gui}, GStreamer {'yes' if _enabled(info, 'GStreamer') else 'no'}"
+    if len(flavours) > 1:
+        keep = "pip uninstall -y " + " ".join(flavours) + f" && pip install {flavours[-1]}"
+        return Check("opencv", "absent", f"{found}; several flavours overwrite each other: {', '.join(flavours)}", keep)
+    if int(cv2.__version__.split(".")[0]) != 4:
+        return Check("opencv", "broken", found, "pip install 'opencv-python-headless>=4.12,<5'")
+    return Check("opencv", "ok", found)
+
+
+def _enabled(info: str, name: str) -> bool:
+    return any(name in line and "YES" in line for line in info.splitlines())
+
+
+def _onnxruntime() -> Check:
+    try:
+        ort = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        return Check("onnxruntime", "broken", str(error), "pip install onnxruntime")
+    providers = ", ".join(p.removesuffix("ExecutionProvider") for p in ort.get_available_providers())
+    return Check("onnxruntime", "ok", f"{ort.__version__}: {providers}")
+
+
+def _default_model() -> Check:
+    from poster_edge.runtime.bundle import DEFAULT_BUNDLE, load_bundle
+
+    try:
+        bundle = load_bundle(DEFAULT_BUNDLE)
+        bundle.verify()
+    except PosterEdgeError as error:
+        return Check("default model", "broken", str(error), "install poster-edge again")
+    size = sum(a.bytes for a in bundle.manifest.artefacts.values())
+    return Check("default model", "ok", f"{DEFAULT_BUNDLE}, {size / 1e6:.1f} MB, hashes match")
+
+
+def _yunet() -> Check:
+    from poster_edge.vision.detect import find_yunet_model
+
+    try:
+        path = find_yunet_model(None)
+    except PosterEdgeError as error:
+        return Check("YuNet face detector", "absent", str(error), "correct POSTER_EDGE_YUNET")
+    except ImportError:
+        return Check("YuNet face detector", "broken", "OpenCV is missing", "see opencv")
+    if path is None:
+        return Check("YuNet face detector", "absent", "Haar is used instead", "pip install 'poster-edge[faces]'")
+    return Check("YuNet face detector", "ok", str(path))
+
+
+def _haar() -> Check:
+    from poster_edge.vision.detect import find_haar_model
+
+    try:
+        path = find_haar_model()
+    except ImportError:
+        path = None
+    if path is None:
+        return Check("Haar face detector", "absent", "no cascade found", "install OpenCV 4.x with its data")
+    return Check("Haar face detector", "ok", str(path))
+
+
+def _cameras() -> Check:
+    devices = sorted(str(p) for p in Path("/dev").glob("video*"))
+    if not devices:
+        return Check("cameras", "absent", "no /dev/video*", "connect a camera, or run on files")
+    return Check("cameras", "ok", ", ".join(devices))
+
+
+def _gpu() -> Check:
+    if Path("/etc/nv_tegra_release").is_file():
+        return Check("NVIDIA GPU", "ok", Path("/etc/nv_tegra_release").read_text().splitlines()[0].lstrip("# "))
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return Check("NVIDIA GPU", "absent", "no nvidia-smi", "not needed: everything runs on the CPU")
+    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check("NVIDIA GPU", "absent", str(error), "reinstall the driver")
+    if done.returncode:
+        return Check("NVIDIA GPU", "absent", (done.stdout + done.stderr).strip().splitlines()[0], "reinstall the driver")
+    return Check("NVIDIA GPU", "ok", done.stdout.strip().replace("\n", "; "))
+
+
+def _optional(name: str, purpose: tuple[str, str]) -> Callable[[], Check]:
+    def check() -> Check:
+        extra, needed_for = purpose
+        if not available(name):
+            return Check(name, "absent", f"needed to {needed_for}", f"pip install 'poster-edge[{extra}]'")
+        loaded = sys.modules.get(name)
+        found = _version(name.replace("_", "-")) or str(getattr(loaded, "__version__", "installed"))
+        return Check(name, "ok", found)
+
+    return check
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""

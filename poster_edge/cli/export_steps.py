@@ -1,0 +1,159 @@
+"""The steps of ``poster-edge export``: load, trace, compare, pack."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from poster_edge import __version__
+from poster_edge.config import Preprocess
+from poster_edge.data.faces import load_faces
+from poster_edge.data.preprocess import to_input
+from poster_edge.errors import GateError, UnavailableError
+from poster_edge.export.card import model_card
+from poster_edge.export.onnx import INPUT, OPSET, OUTPUT, export_onnx
+from poster_edge.export.validate import Comparison, compare
+from poster_edge.files import write_atomic
+from poster_edge.labels import LABEL_SETS
+from poster_edge.models.checkpoint import ModelInfo, load_model, save_checkpoint
+from poster_edge.models.config import model_config
+from poster_edge.models.official import DEAD_PREFIXES, live_parameters, official_preprocess
+from poster_edge.models.poster import Poster
+from poster_edge.models.registry import REGISTRY
+from poster_edge.runtime.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, load_bundle, write_bundle, zoo_names
+from poster_edge.runtime.manifest import RANDOM_WEIGHTS, Manifest
+from poster_edge.vision.samples import sample_crops
+
+#: Largest accepted difference of a logit over the largest logit, both in float32.
+TOLERANCE = 1e-4
+#: Weights are packed beside the graph up to this size, so that a bundle can be exported again.
+_MAX_PACKED_WEIGHTS = 16 << 20
+
+
+def load_source(
+    model: str | None, checkpoint: Path | None, *, random_weights: bool
+) -> tuple[Poster, ModelInfo]:
+    """The network and its conventions, from a checkpoint, a packaged model or thin air.
+
+    Raises:
+        UnavailableError: the named model comes without weights.
+        UsageError, InputError: unknown name, unreadable checkpoint.
+    """
+    if checkpoint is not None:
+        return load_model(checkpoint)
+    assert model is not None
+    config = model_config(model)
+    if random_weights:
+        labels = LABEL_SETS[REGISTRY[model].trained_on]
+        torch.manual_seed(0)
+        info = ModelInfo(model, labels.classes, official_preprocess(labels), labels.name, source=RANDOM_WEIGHTS)
+        preprocess = Preprocess(**{**info.preprocess.to_dict(), "size": config.input_size})
+        return Poster(config).eval(), ModelInfo(**{**vars(info), "preprocess": preprocess})
+    if model not in zoo_names():
+        raise UnavailableError(
+            f"{model} comes without weights; pass --checkpoint with a converted published file "
+            "(see 'poster-edge convert'), or --random-weights to measure speed only"
+        )
+    bundle = load_bundle(model)
+    bundle.read(WEIGHTS_FILE)
+    return load_model(bundle.folder / WEIGHTS_FILE)
+
+
+def comparison_inputs(preprocess: Preprocess, data: Path | None, count: int) -> list[NDArray[np.float32]]:
+    """Batches of 1, 3 and 8 real faces, over and over, as the network is fed them."""
+    if data is None:
+        crops = sample_crops(preprocess)
+    else:
+        faces = load_faces(data)
+        rows = np.random.default_rng(0).permutation(len(faces))[:count]
+        crops = [faces.read(int(i)) for i in rows]
+    batches, start = [], 0
+    while start < len(crops):
+        size = (1, 3, 8)[len(batches) % 3]
+        batches.append(to_input(crops[start : start + size], preprocess))
+        start += size
+    return batches
+
+
+def pack(
+    output: Path,
+    network: Poster,
+    info: ModelInfo,
+    batches: list[NDArray[np.float32]],
+    *,
+    name: str,
+    force: bool,
+) -> tuple[Bundle, Comparison]:
+    """Export, compare and write the bundle.
+
+    Raises:
+        GateError: the graph does not compute what PyTorch computes; nothing is written.
+    """
+    with tempfile.TemporaryDirectory(prefix="poster-edge-") as folder:
+        graph = Path(folder) / MODEL_FILE
+        export_onnx(network, network.config.input_size, graph)
+        parity = compare(_torch_model(network), _onnx_model(graph), batches, tolerance=TOLERANCE)
+        if not parity:
+            raise GateError(f"the exported graph differs from PyTorch: {parity}; nothing was written")
+        files = {MODEL_FILE: graph}
+        state = {k: v for k, v in network.state_dict().items() if not k.startswith(DEAD_PREFIXES[:1])}
+        if sum(v.numel() * v.element_size() for v in state.values()) <= _MAX_PACKED_WEIGHTS:
+            files[WEIGHTS_FILE] = Path(folder) / WEIGHTS_FILE
+            save_checkpoint(files[WEIGHTS_FILE], network.state_dict(), info)
+        card = Path(folder) / "MODEL_CARD.md"
+        write_atomic(card, model_card(name, info.classes, info.dataset, info.training, _facts(network, info, parity)))
+        files[card.name] = card
+        manifest = Manifest(
+            model=name,
+            classes=info.classes,
+            preprocess=info.preprocess,
+            artefacts={},
+            input_name=INPUT,
+            output_name=OUTPUT,
+            temperature=info.temperature,
+            dataset=info.dataset,
+            source=info.source,
+            training=info.training,
+            parity=parity.to_dict(),
+            tools=_tools(),
+        )
+        return write_bundle(output, manifest, files, force=force), parity
+
+
+def _torch_model(network: Poster) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
+    def run(batch: NDArray[np.float32]) -> NDArray[Any]:
+        with torch.no_grad():
+            return network(torch.from_numpy(batch)).numpy()
+
+    return run
+
+
+def _onnx_model(path: Path) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
+    session = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return lambda batch: np.asarray(session.run([OUTPUT], {INPUT: batch})[0])
+
+
+def _facts(network: Poster, info: ModelInfo, parity: Comparison) -> dict[str, str]:
+    config, facts = network.config, REGISTRY[info.model]
+    return {
+        "network": f"{info.model}: {facts.description}, {config.tokens} tokens",
+        "input": f"float32 (N, 3, {config.input_size}, {config.input_size}), {info.preprocess.colour}",
+        "output": f"logits (N, {len(info.classes)}), divided by the temperature {info.temperature:.3f} before the softmax",
+        "parameters used": f"{live_parameters(network):,}",
+        "FLOPs (2 per multiply-add)": f"{facts.flops / 1e6:,.0f} M",
+        "weights": info.source,
+        "ONNX against PyTorch": str(parity),
+    }
+
+
+def _tools() -> dict[str, str]:
+    versions = {"poster-edge": __version__, "opset": str(OPSET)}
+    return {**versions, **{n: metadata.version(n) for n in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")}}

@@ -1,0 +1,64 @@
+"""What is known of each model: parameters, operations, accuracy.  No torch here.
+
+Counts are those of ``tests/models/test_registry.py``, which builds each model and compares.
+``flops`` counts 2 per multiply-add of every convolution and matrix product, attention included;
+element-wise work is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from poster_edge.models.config import CONFIGS
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Measured and published facts of one configuration with its default classes.
+
+    Attributes:
+        name: key of :data:`poster_edge.models.config.CONFIGS`.
+        parameters: all that a checkpoint holds, buffers not counted.
+        live_parameters: those that take part in inference, hence in an exported file.
+        flops: of one image.
+        trained_on: data set of the accuracy.
+        accuracy: "92.05 % (paper)" or "" where none is known.
+        weights: where weights come from.
+    """
+
+    name: str
+    parameters: int
+    live_parameters: int
+    flops: int
+    trained_on: str
+    accuracy: str
+    weights: str
+
+    @property
+    def input_size(self) -> int:
+        """Side of the square input in pixels."""
+        return CONFIGS[self.name].input_size
+
+    @property
+    def description(self) -> str:
+        """Depth and pyramid widths."""
+        config = CONFIGS[self.name]
+        return f"depth {config.depth}, widths {'/'.join(map(str, config.dims))}"
+
+
+_PUBLISHED = "published .pth, see 'convert'"
+
+REGISTRY: dict[str, ModelFacts] = {
+    f.name: f
+    for f in (
+        ModelFacts("poster-nano", 1_236_319, 1_213_775, 144_455_424, "fer2013", "", "packaged"),
+        ModelFacts("poster-t", 52_229_135, 39_284_991, 13_510_503_424, "rafdb", "", _PUBLISHED),
+        ModelFacts("poster-s", 62_039_767, 49_095_623, 14_540_442_624, "rafdb", "", _PUBLISHED),
+        ModelFacts("poster", 71_850_399, 58_906_255, 15_570_381_824, "rafdb", "92.05 % (paper)", _PUBLISHED),
+        ModelFacts("poster-t-affectnet", 52_107_935, 39_163_791, 13_438_823_424, "affectnet7", "", _PUBLISHED),
+        ModelFacts("poster-s-affectnet", 61_857_967, 48_913_823, 14_432_922_624, "affectnet7", "", _PUBLISHED),
+        ModelFacts(
+            "poster-affectnet", 71_607_999, 58_663_855, 15_427_021_824, "affectnet7", "67.31 % (paper)", _PUBLISHED
+        ),
+    )
+}

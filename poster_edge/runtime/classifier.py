@@ -1,0 +1,91 @@
+"""From face crops to calibrated probabilities: preprocessing, one batch, temperature, softmax."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from poster_edge.data.preprocess import to_input
+from poster_edge.errors import UsageError
+from poster_edge.runtime.bundle import Bundle
+from poster_edge.runtime.ort_runner import OrtRunner
+from poster_edge.runtime.runner import Runner
+from poster_edge.train.metrics import softmax
+
+RUNTIMES = ("auto", "onnxruntime")
+
+
+class Classifier:
+    """A bundle ready to classify; a context manager.
+
+    Args:
+        bundle: an opened bundle.
+        runtime: one of ``RUNTIMES``.
+        device: "auto", "cpu" or "cuda:N".
+        threads: of one operator; None leaves the choice to the runtime.
+
+    Attributes:
+        classes: ordered class names.
+        preprocess: the bundle's settings, crop margin included.
+        runtime: what really runs.
+        last_ms: "preprocess" and "infer" of the last call, in ms.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, runtime: str = "auto", device: str = "auto", threads: int | None = None
+    ) -> None:
+        self.bundle = bundle
+        self.classes = bundle.manifest.classes
+        self.preprocess = bundle.manifest.preprocess
+        self.last_ms: dict[str, float] = {"preprocess": 0.0, "infer": 0.0}
+        self._runner = make_runner(bundle, runtime=runtime, device=device, threads=threads)
+
+    @property
+    def runtime(self) -> str:
+        """What really runs, with its version and device."""
+        return self._runner.description
+
+    def __enter__(self) -> Classifier:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.__exit__(kind, error, trace)
+
+    def logits(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Raw logits (N, C) of N crops, each (h, w, 3) BGR or (h, w) gray, any sizes."""
+        began = time.perf_counter()
+        batch = to_input(crops, self.preprocess)
+        ready = time.perf_counter()
+        if len(crops):
+            manifest = self.bundle.manifest
+            out = self._runner.infer({manifest.input_name: batch})[manifest.output_name]
+        else:
+            out = np.empty((0, len(self.classes)), np.float32)
+        self.last_ms = {"preprocess": 1e3 * (ready - began), "infer": 1e3 * (time.perf_counter() - ready)}
+        return np.asarray(out, np.float32)
+
+    def __call__(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        """Probabilities (N, C), each row summing to 1."""
+        logits = self.logits(crops)
+        if not len(logits):
+            return logits.astype(np.float64)
+        return softmax(logits, temperature=self.bundle.manifest.temperature)
+
+
+def make_runner(bundle: Bundle, *, runtime: str, device: str, threads: int | None) -> Runner:
+    """The runner for a ``--runtime`` and a ``--device``.
+
+    Raises:
+        UsageError: an unknown runtime.
+        UnavailableError: a known one that cannot serve here.
+    """
+    if runtime not in RUNTIMES:
+        raise UsageError(f"--runtime {runtime}: expected one of {', '.join(RUNTIMES)}")
+    return OrtRunner(bundle, device=device, threads=threads)

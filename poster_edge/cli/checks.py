@@ -114,7 +114,7 @@ def _default_model() -> Check:
 
 
 def _yunet() -> Check:
-    from poster_edge.vision.detect import find_yunet_model
+    from poster_edge.vision.yunet import find_yunet_model
 
     try:
         path = find_yunet_model(None)
@@ -128,10 +128,10 @@ def _yunet() -> Check:
 
 
 def _haar() -> Check:
-    from poster_edge.vision.detect import find_haar_model
+    from poster_edge.vision.haar import find_cascade
 
     try:
-        path = find_haar_model()
+        path = find_cascade()
     except ImportError:
         path = None
     if path is None:

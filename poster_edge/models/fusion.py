@@ -17,6 +17,22 @@ LN_EPS = 1e-6
 LEVEL_NAMES = ("l", "m", "s", "x")
 
 
+@torch.no_grad()
+def keep_tokens(conv: nn.Conv1d | nn.ConvTranspose1d) -> nn.Conv1d | nn.ConvTranspose1d:
+    """Start a convolution across tokens as one that keeps each token (averaged, or repeated).
+
+    None of these convolutions has a residual path, so PyTorch's default start shuffles the tokens at
+    every block and training has to undo it first.
+    """
+    # tokens x tokens x k
+    kernel = conv.weight.shape[2]
+    spread = 1.0 if isinstance(conv, nn.ConvTranspose1d) else 1.0 / kernel
+    conv.weight.copy_(torch.eye(conv.weight.shape[0])[:, :, None].expand(-1, -1, kernel) * spread)
+    if conv.bias is not None:
+        conv.bias.zero_()
+    return conv
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention whose queries are given, unprojected, by the other stream."""
 
@@ -59,7 +75,7 @@ class CrossFusionBlock(nn.Module):
         self.norm4 = nn.LayerNorm(dim, LN_EPS)
         self.drop_path = DropPath(drop_path)
         if config.mix:
-            self.conv = nn.Conv1d(config.tokens, config.tokens, 1)
+            self.conv = keep_tokens(nn.Conv1d(config.tokens, config.tokens, 1))
         self.mix = config.mix
 
     def forward(self, z: Tensor) -> Tensor:
@@ -84,7 +100,7 @@ class FusionStage(nn.Module):
             setattr(self, f"block_{name}", CrossFusionBlock(dim, config, drop_path))
         for name in self.names[1:]:
             # Tokens are the channels of this convolution; it doubles the width.
-            setattr(self, f"upsample_{name}", nn.ConvTranspose1d(config.tokens, config.tokens, 2, 2))
+            setattr(self, f"upsample_{name}", keep_tokens(nn.ConvTranspose1d(config.tokens, config.tokens, 2, 2)))
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Levels, widest first, each (B, 2n, D_i); returns the same shapes."""
@@ -106,7 +122,7 @@ class PyramidFusion(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, config.tokens // 2, dim).normal_(std=0.02))
         self.names = LEVEL_NAMES[1 : len(config.dims)]
         for i, name in enumerate(self.names, start=1):
-            setattr(self, f"downsample_{name}", nn.Conv1d(config.tokens, config.tokens, 2**i, 2**i))
+            setattr(self, f"downsample_{name}", keep_tokens(nn.Conv1d(config.tokens, config.tokens, 2**i, 2**i)))
         rates = torch.linspace(0, config.drop_path, config.depth).tolist()
         self.blocks = nn.ModuleList(FusionStage(config, rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, LN_EPS)

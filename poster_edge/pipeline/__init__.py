@@ -1,0 +1,1 @@
+"""From a source of pictures to results: sources, stages, sinks.  Never imports torch."""

@@ -27,7 +27,7 @@ class Augmentation:
     shift: float = 0.08
     contrast: float = 0.3
     brightness: float = 0.15
-    erase: float = 0.4
+    erase: float = 0.25
     erase_area: tuple[float, float] = (0.02, 0.2)
 
 

@@ -1,0 +1,1 @@
+"""From a picture to face crops and back: detection, alignment, drawing.  Never imports torch."""

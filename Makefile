@@ -1,0 +1,61 @@
+# Every target sets up what it needs in .venv; nothing outside the checkout is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+OUT ?= out
+SHARED := $(wildcard ../shared)
+
+.PHONY: help demo test lint typecheck campaign bench gpu-check gpu-train gpu-bench clean
+
+help:
+	@echo "make demo       find the expression in a packaged photo (no torch needed)"
+	@echo "make test       install the development extras and run the tests"
+	@echo "make lint       ruff;  make typecheck: mypy"
+	@echo "make campaign   the long tests;  make bench: regenerate benchmarks/results"
+	@echo "make gpu-check | gpu-train | gpu-bench   on a GPU machine, or CPU=1 at toy size"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[faces]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.run
+
+demo: $(VENV)/.run
+	@mkdir -p $(OUT)
+	$(BIN)/poster-edge run --source poster_edge/zoo/samples/astronaut.jpg --save $(OUT)/demo.jpg
+	@echo "annotated picture: $(OUT)/demo.jpg"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+campaign: $(VENV)/.dev
+	$(BIN)/python -m pytest -m campaign
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy sees the package as it is installed: a tree of links with export/, calib/ and kernels/ inside.
+typecheck: $(VENV)/.dev
+	@rm -rf build/types && mkdir -p build/types/poster_edge
+	@for entry in poster_edge/*; do ln -s "$(CURDIR)/$$entry" build/types/poster_edge/; done
+	@for part in export calib kernels; do ln -s "$(CURDIR)/$$part" build/types/poster_edge/$$part; done
+	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p poster_edge
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run_all.py $(if $(SHARED),--shared $(SHARED))
+
+GPU_PYTHON := $(if $(CPU),$(BIN)/python,$(PYTHON))
+GPU_FLAGS := --out $(OUT) $(if $(CPU),--cpu)
+gpu-check gpu-train gpu-bench: $(if $(CPU),$(VENV)/.dev)
+	@mkdir -p $(OUT)
+	$(GPU_PYTHON) benchmarks/gpu.py $(@:gpu-%=%) $(GPU_FLAGS)
+
+clean:
+	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache *.egg-info

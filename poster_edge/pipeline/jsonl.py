@@ -1,0 +1,73 @@
+"""One JSON line per frame, to a file or to standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from poster_edge.errors import PosterEdgeError
+from poster_edge.pipeline.frame import FaceResult, FrameResult
+
+
+def as_record(result: FrameResult) -> dict[str, Any]:
+    """A frame's result as plain values: boxes to 0.1 px, probabilities to 0.0001, times to 0.01 ms."""
+    frame = result.frame
+    return {
+        "frame": frame.index,
+        "time_s": round(frame.time_s, 3),
+        "source": frame.source,
+        "faces": [_face(f, result.classes) for f in result.faces],
+        "latency_ms": {stage: round(ms, 2) for stage, ms in result.latency_ms.items()},
+    }
+
+
+def _face(found: FaceResult, classes: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "box": [round(v, 1) for v in found.face.box],
+        "score": round(found.face.score, 4),
+        "label": found.label,
+        "probabilities": {name: round(float(p), 4) for name, p in zip(classes, found.probabilities, strict=True)},
+    }
+
+
+class JsonLines:
+    """Sink that writes each result as it comes, one line at a time."""
+
+    def __init__(self, target: str) -> None:
+        """Open the file, or standard output for "-".
+
+        Raises:
+            PosterEdgeError: the file cannot be written.
+        """
+        self._target = target
+        self._stream: TextIO = sys.stdout
+        if target != "-":
+            try:
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                self._stream = open(target, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
+            except OSError as error:
+                raise PosterEdgeError(f"cannot write {target}: {error.strerror}") from error
+
+    def write(self, result: FrameResult) -> None:
+        """Write one line and flush it.
+
+        Raises:
+            PosterEdgeError: the disk is full.
+        """
+        line = json.dumps(as_record(result), ensure_ascii=False, allow_nan=False)
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise PosterEdgeError(f"cannot write {self._target}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._stream is not sys.stdout:
+            self._stream.close()
+
+    abort = close

@@ -1,0 +1,78 @@
+"""What a run tells: one line per image, and the figures of its summary."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from poster_edge.pipeline.frame import FrameResult
+from poster_edge.pipeline.stages import STAGES
+
+#: Frames whose latencies are kept for the percentiles; a camera may run for weeks.
+_KEPT = 100_000
+
+
+def describe(result: FrameResult) -> str:
+    """One line for people: ``photo.jpg: 1 face: happy 97 % (412 96 151 180)``, boxes as x y w h in px."""
+    count = len(result.faces)
+    line = f"{result.frame.source}: {count or 'no'} face{'' if count == 1 else 's'}"
+    if not count:
+        return line
+    faces = (
+        f"{f.label} {f.probability * 100:.0f} % ({' '.join(str(round(v)) for v in f.face.box)})" for f in result.faces
+    )
+    return f"{line}: {', '.join(faces)}"
+
+
+@dataclass
+class Tally:
+    """Counts over a run.
+
+    Attributes:
+        frames: frames processed.
+        faces: faces named in them.
+        labels: label -> faces.
+        problems: inputs that could not be read, or not to their end.
+    """
+
+    frames: int = 0
+    faces: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    problems: int = 0
+    _latency: dict[str, deque[float]] = field(default_factory=dict)
+    _start: float = field(default_factory=time.perf_counter)
+    _end: float | None = None
+
+    def add(self, result: FrameResult) -> None:
+        """Count one frame's result."""
+        self.frames += 1
+        self.faces += len(result.faces)
+        self.labels.update(f.label for f in result.faces)
+        for stage, ms in (*result.latency_ms.items(), ("total", sum(result.latency_ms.values()))):
+            self._latency.setdefault(stage, deque(maxlen=_KEPT)).append(ms)
+
+    def stop(self) -> None:
+        """End the time that :attr:`fps` is taken over."""
+        self._end = time.perf_counter()
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of wall time, reading and writing included."""
+        return self.frames / max(1e-9, (self._end or time.perf_counter()) - self._start)
+
+    def latency(self) -> list[tuple[str, float, float]]:
+        """(stage, median ms, p90 ms) of every stage that ran, and of their sum, "total"."""
+        order = [s for s in (*STAGES, "total") if s in self._latency]
+        return [(s, *(float(v) for v in np.percentile(self._latency[s], [50, 90]))) for s in order]  # type: ignore[misc]
+
+    def headline(self) -> str:
+        """The summary's first line: frames, faces, FPS, labels, inputs that could not be read."""
+        parts = [f"{self.frames} frame{'' if self.frames == 1 else 's'}", f"{self.faces} face{'' if self.faces == 1 else 's'}"]
+        parts.append(f"{self.fps:.1f} FPS")
+        if self.problems:
+            parts.append(f"{self.problems} unreadable or damaged input{'' if self.problems == 1 else 's'}")
+        labels = ", ".join(f"{name} {count}" for name, count in self.labels.most_common())
+        return ", ".join(parts) + (f"; {labels}" if labels else "")

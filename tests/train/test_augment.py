@@ -1,0 +1,71 @@
+"""Geometry that moves images and landmarks together, and appearance that stays in range."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from poster_edge.train.augment import MIRROR, appearance, random_affine, warp, warp_points
+from poster_edge.train.recipe import Augmentation, Recipe, learning_rate
+
+
+def spots(points: Tensor, size: int) -> Tensor:
+    """One picture per point (B, P, S, S) with a soft spot at each of points (B, P, 2)."""
+    axis = (torch.arange(size) + 0.5) / size
+    dx = axis[None, None, None, :] - points[:, :, 0, None, None]
+    dy = axis[None, None, :, None] - points[:, :, 1, None, None]
+    return torch.exp(-(dx**2 + dy**2) / (2 * 0.02**2))
+
+
+def centres(images: Tensor) -> Tensor:
+    """Centre of mass (B, P, 2) of each picture (B, P, S, S)."""
+    axis = (torch.arange(images.shape[-1]) + 0.5) / images.shape[-1]
+    mass = images.sum(dim=(2, 3))
+    return torch.stack(
+        [(images.sum(dim=2) * axis).sum(dim=2) / mass, (images.sum(dim=3) * axis).sum(dim=2) / mass], dim=2
+    )
+
+
+def test_points_follow_the_image() -> None:
+    generator = torch.Generator().manual_seed(0)
+    settings = Augmentation(rotate_deg=25, scale=0.3, shift=0.1)
+    matrices, flip = random_affine(16, settings, generator)
+    assert flip.any()
+    assert not flip.all()
+    points = 0.4 + 0.2 * torch.rand(16, 68, 2, generator=generator)
+    moved = centres(warp(spots(points, 96), matrices))
+    # The mirrored face's point i is the original's point MIRROR[i].
+    expected = torch.where(flip[:, None, None], moved[:, list(MIRROR)], moved)
+    assert torch.allclose(warp_points(points, matrices, flip), expected, atol=0.01)
+
+
+def test_mirror_is_its_own_inverse() -> None:
+    assert sorted(MIRROR) == list(range(68))
+    assert [MIRROR[i] for i in MIRROR] == list(range(68))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_appearance_stays_in_range_and_changes_only_so_much(channels: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.full((64, channels, 48, 48), 0.5)
+    out = appearance(images, Augmentation(erase=0.5), generator)
+    assert out.shape == images.shape
+    assert out.min() >= 0
+    assert out.max() <= 1
+    changed = (out.std(dim=(1, 2, 3)) > 0.01).float().mean()
+    assert 0.3 < changed < 0.7, "half of the images carry an erased rectangle"
+
+
+def test_everything_follows_from_the_generator() -> None:
+    one, two = (random_affine(8, Augmentation(), torch.Generator().manual_seed(7))[0] for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_schedule_rises_then_falls() -> None:
+    recipe = Recipe(epochs=10, warmup=2, lr=1.0)
+    rates = [learning_rate(recipe, p / 10) for p in range(101)]
+    assert max(rates) == pytest.approx(1.0)
+    assert rates.index(max(rates)) == 20
+    assert rates[-1] == pytest.approx(0.01)
+    assert all(a >= b for a, b in zip(rates[20:], rates[21:], strict=False))

@@ -1,0 +1,168 @@
+"""Whole training runs on a few synthetic faces: they learn, resume exactly and refuse what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from poster_edge.calib.temperature import fit_temperature
+from poster_edge.data.faces import FaceSet, load_faces
+from poster_edge.errors import InputError, PosterEdgeError, UsageError
+from poster_edge.models.checkpoint import load_model
+from poster_edge.train.landmarks import LandmarkSet, load_landmarks
+from poster_edge.train.loop import Device
+from poster_edge.train.recipe import Recipe
+from poster_edge.train.run import TrainingRun
+
+
+class Silent:
+    """Reports to nobody, and can stop the run like a power cut."""
+
+    def __init__(self, die_after: int | None = None) -> None:
+        self.steps, self.die_after = 0, die_after
+
+    def start(self, phase: str, steps: int) -> None:
+        pass
+
+    def tick(self) -> None:
+        self.steps += 1
+        if self.steps == self.die_after:
+            raise KeyboardInterrupt
+
+    def epoch(self, phase: str, row: dict[str, float]) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> FaceSet:
+    """Two classes told apart by a bright upper or lower half, with noise."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(48) % 2
+    images = rng.integers(0, 80, (48, 48, 48), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[24 * label : 24 * label + 24] += 120
+    path = tmp_path_factory.mktemp("data") / "d.npz"
+    np.savez(path, images=images, labels=labels, classes=np.array(["happy", "sad"]))
+    return load_faces(path)
+
+
+def points_for(faces: FaceSet) -> LandmarkSet:
+    rng = np.random.default_rng(1)
+    points = rng.uniform(0.2, 0.8, (len(faces), 68, 2)).astype(np.float32)
+    return LandmarkSet(points, np.ones(len(faces), bool))
+
+
+def start(
+    folder: Path, faces: FaceSet, *, epochs: int, resume: bool = False, die_after: int | None = None
+) -> TrainingRun:
+    run = TrainingRun(
+        folder,
+        "poster-nano",
+        faces,
+        points_for(faces),
+        recipe=Recipe(epochs=epochs, warmup=1, batch=8, lr=2e-3),
+        landmark_epochs=1,
+        device=Device("cpu"),
+        reporter=Silent(die_after),
+    )
+    run.start(resume=resume)
+    return run
+
+
+def test_learns_and_records(tmp_path: Path, faces: FaceSet) -> None:
+    run = start(tmp_path / "r", faces, epochs=6)
+    errors = run.train_landmarks()
+    frozen = {k: v.clone() for k, v in run.model.face_landback.state_dict().items()}
+    assert run.train_expression()
+    assert all(torch.equal(v, frozen[k]) for k, v in run.model.face_landback.state_dict().items())
+    summary = run.finish(fit_temperature, errors)
+    assert summary["validation"]["accuracy"] == 1.0
+    model, info = load_model(tmp_path / "r" / "best.safetensors")
+    assert info.classes == ("happy", "sad")
+    assert info.temperature == summary["temperature"]
+    assert model.config.num_classes == 2
+    rows = list(csv.DictReader((tmp_path / "r" / "metrics.csv").open()))
+    assert [r["epoch"] for r in rows] == ["1", "2", "3", "4", "5", "6"]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["train_images"] == 44
+
+
+def test_resumes_exactly(tmp_path: Path, faces: FaceSet) -> None:
+    whole = start(tmp_path / "whole", faces, epochs=3)
+    whole.train_landmarks()
+    whole.train_expression()
+    # 5 landmark steps, then into the second epoch of 5 expression steps.
+    torn = start(tmp_path / "torn", faces, epochs=3, die_after=12)
+    with pytest.raises(KeyboardInterrupt):
+        torn.train_landmarks()
+        torn.train_expression()
+    again = start(tmp_path / "torn", faces, epochs=3, resume=True)
+    again.train_landmarks()
+    again.train_expression()
+    expected = torch.load(tmp_path / "whole" / "last.pt", weights_only=True)
+    found = torch.load(tmp_path / "torn" / "last.pt", weights_only=True)
+    for part in ("model", "average"):
+        assert all(torch.equal(v, found[part][k]) for k, v in expected[part].items()), part
+    drop = {"seconds"}
+    assert [{k: v for k, v in r.items() if k not in drop} for r in expected["history"]] == [
+        {k: v for k, v in r.items() if k not in drop} for r in found["history"]
+    ]
+
+
+def test_stops_in_time_and_goes_on(tmp_path: Path, faces: FaceSet) -> None:
+    run = start(tmp_path / "r", faces, epochs=2)
+    run.train_landmarks()
+    assert not run.train_expression(stop_after_s=-1)
+    assert run.train_expression()
+
+
+def test_refuses_to_mix_runs(tmp_path: Path, faces: FaceSet) -> None:
+    start(tmp_path / "r", faces, epochs=2)
+    with pytest.raises(UsageError, match="--resume"):
+        start(tmp_path / "r", faces, epochs=2)
+    with pytest.raises(UsageError, match="other options"):
+        start(tmp_path / "r", faces, epochs=3, resume=True)
+    with pytest.raises(UsageError, match="nothing to resume"):
+        start(tmp_path / "empty", faces, epochs=2, resume=True)
+
+
+def test_damaged_state_is_named(tmp_path: Path, faces: FaceSet) -> None:
+    run = start(tmp_path / "r", faces, epochs=2)
+    (tmp_path / "r" / "landmarks.pt").write_bytes(b"torn")
+    with pytest.raises(InputError, match="cannot resume from .*landmarks.pt"):
+        run.train_landmarks()
+
+
+def test_exploding_loss_stops_the_run(tmp_path: Path, faces: FaceSet) -> None:
+    run = start(tmp_path / "r", faces, epochs=2)
+    with torch.no_grad():
+        run.model.head.linear.weight.fill_(float("nan"))
+    with pytest.raises(PosterEdgeError, match="loss became nan"):
+        run.train_expression()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"landmarks": np.zeros((3, 68, 2), np.float16)}, "do not fit"),
+        ({"labels": np.ones(48, np.uint8)}, "labels differ"),
+        ({"presence": None}, "not a readable landmark file"),
+    ],
+    ids=["rows", "labels", "missing"],
+)
+def test_landmarks_of_other_faces(tmp_path: Path, faces: FaceSet, changes: dict, message: str) -> None:
+    entries = {
+        "landmarks": np.zeros((48, 68, 2), np.float16),
+        "labels": faces.labels,
+        "presence": np.ones(48, np.float16),
+        "self_incons": np.zeros(48, np.float16),
+        **changes,
+    }
+    np.savez(tmp_path / "p.npz", **{k: v for k, v in entries.items() if v is not None})
+    with pytest.raises(InputError, match=message):
+        load_landmarks(tmp_path / "p.npz", faces)

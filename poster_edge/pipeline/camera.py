@@ -87,7 +87,6 @@ class Camera:
     """A camera or network stream as a source without an end."""
 
     live = True
-    total = None
 
     def __init__(
         self,
@@ -127,6 +126,9 @@ class Camera:
         reader.start()
         return reader
 
+    def total(self) -> None:
+        """Unknown."""
+
     def __iter__(self) -> Iterator[Frame]:
         """Yield the latest picture each time; never the same one twice.
 
@@ -141,7 +143,9 @@ class Camera:
                 got = self._reader.latest(wanted, patience)
                 if got is None:
                     if first is None:
-                        raise UnavailableError(f"camera {self.name} opened but gave no picture: is another program using it?")
+                        raise UnavailableError(
+                            f"camera {self.name} opened but gave no picture: is another program using it?"
+                        )
                     self._reconnect()
                     wanted = 1
                     continue

@@ -32,16 +32,10 @@ class FileList:
         self._report = report
         self._stride = vid_stride
 
-    @property
     def total(self) -> int | None:
         """Frames to come, as far as the videos' headers are right."""
         counts = [count_frames(p, self._stride) if p in self._videos else 1 for p in self._paths]
         return None if None in counts else sum(c or 0 for c in counts)
-
-    @property
-    def images(self) -> int:
-        """Number of files that are images."""
-        return len(self._paths) - len(self._videos)
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield all frames of all files that can be read."""

@@ -75,13 +75,15 @@ class Source(Protocol):
 
     Attributes:
         inputs: files that are read, so that nothing overwrites them.
-        total: number of frames, where it is known before.
         live: a camera or stream without an end of its own.
     """
 
     inputs: list[str]
-    total: int | None
     live: bool
+
+    def total(self) -> int | None:
+        """Number of frames to come, where it is known before."""
+        ...
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames; ends what it opened when the iterator is closed."""

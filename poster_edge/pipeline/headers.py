@@ -100,7 +100,6 @@ class JpegWalker:
     def __init__(self, start: int = 0) -> None:
         self.at = start + 2
         self.size: tuple[int, int] | None = None
-        self._samples = 3
         self._in_scan = False
 
     def walk(self, data: bytes | bytearray) -> int | None:
@@ -142,7 +141,7 @@ class JpegWalker:
         if len(data) < self.at + 2 + length:
             return False
         if marker in _FRAMES and length >= 8:
-            depth, height, width, self._samples = struct.unpack_from(">BHHB", data, self.at + 4)
+            height, width = struct.unpack_from(">HH", data, self.at + 5)
             self.size = (width, height)
         self.at += 2 + length
         self._in_scan = marker == 0xDA

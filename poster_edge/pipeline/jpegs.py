@@ -80,7 +80,6 @@ class JpegStream:
     """Standard input as a source: every frame is taken, in order."""
 
     live = False
-    total = None
 
     def __init__(self, stream: BinaryIO, *, report: Report, vid_stride: int = 1) -> None:
         """Take the stream; nothing is read yet.
@@ -94,6 +93,9 @@ class JpegStream:
         self._stream = stream
         self._report = report
         self._stride = vid_stride
+
+    def total(self) -> None:
+        """Unknown."""
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames; ends with the stream.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from poster_edge.errors import PosterEdgeError
+from poster_edge.errors import PosterEdgeError, UsageError
 from poster_edge.pipeline.frame import FaceResult, FrameResult
 
 
@@ -35,18 +36,25 @@ def _face(found: FaceResult, classes: tuple[str, ...]) -> dict[str, Any]:
 class JsonLines:
     """Sink that writes each result as it comes, one line at a time."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, inputs: Sequence[str] = ()) -> None:
         """Open the file, or standard output for "-".
+
+        Args:
+            target: path or "-".
+            inputs: files being read, which are never overwritten.
 
         Raises:
             PosterEdgeError: the file cannot be written.
+            UsageError: it is one of the inputs.
         """
+        if target != "-" and Path(target).resolve() in {Path(p).resolve() for p in inputs}:
+            raise UsageError(f"--jsonl {target}: would overwrite an input; give another place")
         self._target = target
         self._stream: TextIO = sys.stdout
         if target != "-":
             try:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
-                self._stream = open(target, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
+                self._stream = Path(target).open("w", encoding="utf-8")
             except OSError as error:
                 raise PosterEdgeError(f"cannot write {target}: {error.strerror}") from error
 

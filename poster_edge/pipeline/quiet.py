@@ -25,7 +25,8 @@ def hush_opencv() -> None:
     # Read by OpenCV's FFmpeg backend when it opens its first video; -8 is FFmpeg's AV_LOG_QUIET.
     os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
     with suppress(AttributeError):
-        cv2.setLogLevel(0)
+        # Missing from OpenCV's typing stubs.
+        getattr(cv2, "setLogLevel")(0)  # noqa: B009
 
 
 @contextmanager

@@ -54,6 +54,10 @@ class Tally:
         for stage, ms in (*result.latency_ms.items(), ("total", sum(result.latency_ms.values()))):
             self._latency.setdefault(stage, deque(maxlen=_KEPT)).append(ms)
 
+    def restart(self) -> None:
+        """Begin the time that :attr:`fps` is taken over: everything is loaded."""
+        self._start = time.perf_counter()
+
     def stop(self) -> None:
         """End the time that :attr:`fps` is taken over."""
         self._end = time.perf_counter()
@@ -70,7 +74,10 @@ class Tally:
 
     def headline(self) -> str:
         """The summary's first line: frames, faces, FPS, labels, inputs that could not be read."""
-        parts = [f"{self.frames} frame{'' if self.frames == 1 else 's'}", f"{self.faces} face{'' if self.faces == 1 else 's'}"]
+        parts = [
+            f"{self.frames} frame{'' if self.frames == 1 else 's'}",
+            f"{self.faces} face{'' if self.faces == 1 else 's'}",
+        ]
         parts.append(f"{self.fps:.1f} FPS")
         if self.problems:
             parts.append(f"{self.problems} unreadable or damaged input{'' if self.problems == 1 else 's'}")

@@ -37,7 +37,9 @@ class Saver:
         self._video_source = ""
         suffix = path.suffix.lower()
         if not self._folder and suffix not in (*IMAGE_SUFFIXES, *CODECS):
-            raise UsageError(f"--save {path}: unknown kind of file; expected {' '.join((*IMAGE_SUFFIXES, *CODECS))} or a folder")
+            raise UsageError(
+                f"--save {path}: unknown kind of file; expected {' '.join((*IMAGE_SUFFIXES, *CODECS))} or a folder"
+            )
         if not self._folder and many:
             raise UsageError(f"--save {path}: there are {len(inputs)} inputs, so give a folder")
         targets = [path] if not self._folder else [path / Path(p).name for p in inputs]
@@ -79,7 +81,9 @@ class Saver:
         if not self._folder:
             if self._path.suffix.lower() not in suffixes:
                 what = "an image" if frame.kind == "image" else "a video"
-                raise UsageError(f"--save {self._path}: the source is {what}, which needs {' '.join(suffixes)} or a folder")
+                raise UsageError(
+                    f"--save {self._path}: the source is {what}, which needs {' '.join(suffixes)} or a folder"
+                )
             return self._path
         name = _file_name(frame.source)
         suffix = name.suffix if name.suffix.lower() in suffixes else fallback

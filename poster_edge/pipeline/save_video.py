@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -92,10 +93,11 @@ class VideoWriter:
             found = _count_frames(self._temporary)
             if found < self._count:
                 raise PosterEdgeError(
-                    f"cannot write {self._path}: only {found} of {self._count} frames arrived in the file; is the disk full?"
+                    f"cannot write {self._path}: only {found} of {self._count} frames are in the file; "
+                    "is the disk full?"
                 )
-            with self._temporary.open("rb+"):
-                pass
+            with self._temporary.open("rb+") as file:
+                os.fsync(file.fileno())
             self._temporary.replace(self._path)
             sync_folder(self._path.parent)
         except OSError as error:

@@ -16,7 +16,7 @@ _QUIT = {ord("q"), ord("Q"), 27}
 _IMAGE_WAIT_MS = 0
 
 
-class StopRequested(Exception):
+class StopRequested(Exception):  # noqa: N818 - no error
     """The user closed the window or pressed q."""
 
 

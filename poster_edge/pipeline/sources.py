@@ -56,7 +56,9 @@ def _open_stdin(stdin: BinaryIO, report: Report, vid_stride: int) -> Source:
     from poster_edge.pipeline.jpegs import JpegStream
 
     if stdin.isatty():
-        raise UsageError("--source - expects JPEG frames on standard input, which is a terminal: pipe something into it")
+        raise UsageError(
+            "--source - expects JPEG frames on standard input, which is a terminal: pipe something into it"
+        )
     return JpegStream(stdin, report=report, vid_stride=vid_stride)
 
 
@@ -74,7 +76,7 @@ def find_files(spec: str) -> list[Path]:
     if path.exists():
         raise InputError(f"{spec}: neither a file nor a folder; for JPEG frames from a pipe use --source -")
     if any(c in spec for c in "*?["):
-        found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+        found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - absolute too
         files = [p for p in found if p.is_file() and _is_media(p)]
         if not files:
             what = "matches nothing" if not found else f"matches {len(found)} paths but no image or video"

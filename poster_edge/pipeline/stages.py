@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from poster_edge.config import Preprocess
 from poster_edge.pipeline.frame import FaceResult, Frame, FrameResult
 from poster_edge.vision.align import crop_face, usable
+from poster_edge.vision.draw import draw_faces
 from poster_edge.vision.faces import Detector, Image
 
 #: The stages in their order; each is a key of :attr:`FrameResult.latency_ms`, "draw" only if drawn.
@@ -79,3 +80,14 @@ def _timed(clock: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     clock[stage] = (time.perf_counter() - start) * 1e3
+
+
+def painter(*, blur: bool = False) -> Painter:
+    """A painter that draws boxes, labels and bars, and blurs the faces if asked."""
+
+    def paint(result: FrameResult) -> Image:
+        faces = [f.face for f in result.faces]
+        rows = [f.probabilities for f in result.faces]
+        return draw_faces(result.frame.image, faces, rows, result.classes, blur=blur)
+
+    return paint

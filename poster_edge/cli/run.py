@@ -149,9 +149,12 @@ def _sinks(frames: Source, *, save: Path | None, jsonl: str | None, show: bool) 
 def _summary(tally: Tally, what: str) -> None:
     from poster_edge.cli import console
 
-    rows = [[stage, f"{median:.1f}", f"{p90:.1f}"] for stage, median, p90 in tally.latency()]
+    columns = tally.latency()
+    widths = [max(len(stage), 7) for stage, _, _ in columns]
+    rows = [[stage for stage, _, _ in columns], *([f"{c[i]:.1f}" for c in columns] for i in (1, 2))]
     console.message(f"{tally.headline()}\n{what}")
-    console.stderr.print(console.table("", ["stage", "median ms", "p90 ms"], rows))
+    for name, row in zip(("ms", "median", "p90"), rows, strict=True):
+        console.message(f"{name:6}" + "".join(f"  {cell:>{w}}" for cell, w in zip(row, widths, strict=True)))
 
 
 class _Progress:

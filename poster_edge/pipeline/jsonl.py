@@ -54,7 +54,7 @@ class JsonLines:
         if target != "-":
             try:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
-                self._stream = Path(target).open("w", encoding="utf-8")
+                self._stream = Path(target).open("w", encoding="utf-8")  # noqa: SIM115 - closed by close()
             except OSError as error:
                 raise PosterEdgeError(f"cannot write {target}: {error.strerror}") from error
 

@@ -13,6 +13,8 @@ from poster_edge.pipeline.stages import STAGES
 
 #: Frames whose latencies are kept for the percentiles; a camera may run for weeks.
 _KEPT = 100_000
+#: Faces that an image's line names; the JSON lines have them all.
+_NAMED = 20
 
 
 def describe(result: FrameResult) -> str:
@@ -21,10 +23,12 @@ def describe(result: FrameResult) -> str:
     line = f"{result.frame.source}: {count or 'no'} face{'' if count == 1 else 's'}"
     if not count:
         return line
-    faces = (
-        f"{f.label} {f.probability * 100:.0f} % ({' '.join(str(round(v)) for v in f.face.box)})" for f in result.faces
-    )
-    return f"{line}: {', '.join(faces)}"
+    named = [
+        f"{f.label} {f.probability * 100:.0f} % ({' '.join(str(round(v)) for v in f.face.box)})"
+        for f in result.faces[:_NAMED]
+    ]
+    rest = [f"and {count - _NAMED} smaller ones"] if count > _NAMED else []
+    return f"{line}: {', '.join(named + rest)}"
 
 
 @dataclass

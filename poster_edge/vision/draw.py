@@ -17,6 +17,8 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _CAPITAL_PX = 22.0
 _LABEL_PX = 11.0
 _BAR_PX = 8.0
+#: Labels are not made smaller than this for a small face.
+_LEGIBLE_PX = 8.0
 #: Longer side of the picture for which those heights are meant.
 _REFERENCE_PX = 640.0
 
@@ -124,7 +126,7 @@ def _box(face: Face, image: Image) -> Rect:
 def _text_size(text: str, capital_px: float) -> tuple[int, int, float, int]:
     """Width and height in px, font scale and stroke of a text whose capitals are ``capital_px`` high."""
     scale = capital_px / _CAPITAL_PX
-    stroke = max(1, round(capital_px / 9))
+    stroke = max(1, int(capital_px / 9))
     (width, _), _ = cv2.getTextSize(text, _FONT, scale, stroke)
     return width, round(capital_px), scale, stroke
 
@@ -133,17 +135,26 @@ def _draw_label(
     canvas: Image, box: Rect, label: str, probability: float, colour: Colour, unit: float, taken: list[Rect]
 ) -> Rect:
     """Draw a box with its label above, below or inside it; returns the label's rectangle."""
-    line = max(1, round(1.6 * unit))
+    line = max(1, round(min(1.6 * unit, min(box.width, box.height) / 20)))
     cv2.rectangle(canvas, (box.left, box.top), (box.right - 1, box.bottom - 1), colour, line, cv2.LINE_AA)
     text = f"{label} {probability * 100:.0f}%"
-    width, height, scale, stroke = _text_size(text, _LABEL_PX * unit)
-    pad = max(2, round(3 * unit))
+    capital_px = _label_height(text, box, canvas, unit)
+    width, height, scale, stroke = _text_size(text, capital_px)
+    pad = max(1, round(0.27 * capital_px))
     place = _place_label(box, width + 2 * pad, height + 2 * pad, canvas, [t for t in taken if t != box])
     _fill(canvas, place, colour)
     cv2.putText(
         canvas, text, (place.left + pad, place.top + pad + height), _FONT, scale, ink_on(colour), stroke, cv2.LINE_AA
     )
     return place
+
+
+def _label_height(text: str, box: Rect, canvas: Image, unit: float) -> float:
+    """Letters for the picture's size, smaller for a small face in a crowd, legible, and never too wide."""
+    wanted = _LABEL_PX * unit
+    width = _text_size(text, wanted)[0]
+    fitted = max(_LEGIBLE_PX, wanted * min(1.0, 1.6 * box.width / width))
+    return min(fitted, wanted * 0.9 * canvas.shape[1] / width)
 
 
 def _place_label(box: Rect, width: int, height: int, canvas: Image, taken: list[Rect]) -> Rect:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder [default: runs/train/MODEL].")
 @click.option("--epochs", default=40, show_default=True, help="Epochs of expression training.")
 @click.option("--landmark-epochs", default=8, show_default=True, help="Epochs of landmark pre-training.")
-@click.option("--batch", default=128, show_default=True, help="Images per step.")
-@click.option("--lr", default=2e-3, show_default=True, help="Peak learning rate.")
+@click.option("--batch", default=64, show_default=True, help="Images per step.")
+@click.option("--lr", default=1.5e-3, show_default=True, help="Peak learning rate.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option(

@@ -96,7 +96,7 @@ def load_faces(path: Path) -> FaceSet:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             entries = {key: arrays[key] for key in arrays.files}
-    except (ValueError, OSError, zipfile.BadZipFile, KeyError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise InputError(f"{path}: not a readable .npz file ({error})") from error
     if "jpeg" in entries:
         return _from_packed(path, entries)

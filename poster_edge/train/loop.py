@@ -6,6 +6,7 @@ goes on exactly as if it had not stopped.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -130,5 +131,6 @@ class Loop:
             self.average.state = state["average"]
             self.average.updates = state["updates"]
             self.progress = Progress(state["epoch"], state["history"], state["best"])
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
-            raise InputError(f"cannot resume from {path}: {str(error).splitlines()[0]}") from error
+        except (OSError, RuntimeError, LookupError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"cannot resume from {path}: {reason}; remove it to train that part again") from error

@@ -22,12 +22,12 @@ class Augmentation:
         erase_area: smallest and largest area of that rectangle.
     """
 
-    rotate_deg: float = 15.0
-    scale: float = 0.2
-    shift: float = 0.08
-    contrast: float = 0.3
-    brightness: float = 0.15
-    erase: float = 0.25
+    rotate_deg: float = 10.0
+    scale: float = 0.12
+    shift: float = 0.06
+    contrast: float = 0.2
+    brightness: float = 0.1
+    erase: float = 0.2
     erase_area: tuple[float, float] = (0.02, 0.2)
 
 
@@ -50,11 +50,11 @@ class Recipe:
 
     epochs: int = 40
     warmup: int = 2
-    batch: int = 128
-    lr: float = 2e-3
+    batch: int = 64
+    lr: float = 1.5e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
-    ema_decay: float = 0.998
+    ema_decay: float = 0.999
     clip: float = 5.0
     seed: int = 0
     augmentation: Augmentation = Augmentation()
@@ -66,12 +66,14 @@ class Recipe:
 
 #: Landmark pre-training: stronger geometry, because the points must follow it.
 LANDMARK_RECIPE = Recipe(
-    epochs=12,
+    epochs=8,
     warmup=1,
+    batch=128,
     lr=4e-3,
     label_smoothing=0.0,
     weight_decay=0.01,
-    augmentation=Augmentation(rotate_deg=25.0, scale=0.3, shift=0.12, erase=0.2),
+    ema_decay=0.998,
+    augmentation=Augmentation(rotate_deg=25.0, scale=0.3, shift=0.12, contrast=0.3, brightness=0.15, erase=0.2),
 )
 
 

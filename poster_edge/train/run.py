@@ -81,9 +81,7 @@ class TrainingRun:
     ) -> None:
         self.folder, self.faces, self.points = folder, faces, points
         self.recipe, self.device, self.reporter = recipe, device, reporter
-        self.landmark_recipe = Recipe(
-            **{**_fields(LANDMARK_RECIPE), "epochs": landmark_epochs, "batch": recipe.batch, "seed": recipe.seed}
-        )
+        self.landmark_recipe = replace(LANDMARK_RECIPE, epochs=landmark_epochs, seed=recipe.seed)
         torch.manual_seed(recipe.seed)
         torch.set_flush_denormal(True)
         config = model_config(model_name, num_classes=len(faces.classes))
@@ -235,10 +233,6 @@ class TrainingRun:
         writer.writerows({k: f"{v:.6g}" for k, v in r.items()} for r in loop.progress.history)
         write_atomic(self.folder / f"{name}.csv", text.getvalue())
         self.reporter.epoch(name, row)
-
-
-def _fields(recipe: Recipe) -> dict[str, Any]:
-    return {name: getattr(recipe, name) for name in recipe.__dataclass_fields__}
 
 
 def _row(metrics: Metrics) -> dict[str, float]:

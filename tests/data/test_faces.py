@@ -16,13 +16,15 @@ from poster_edge.errors import InputError
 CLASSES = np.array(["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"])
 
 
-def packed(path: Path, images: list[np.ndarray], labels: list[int], split: list[int], **changes: Any) -> Path:
+def packed(
+    path: Path, images: list[np.ndarray], rows: list[int], parts: list[int], **changes: Any
+) -> Path:
     files = [cv2.imencode(".jpg", im)[1] for im in images]
     entries: dict[str, Any] = {
         "jpeg": np.concatenate(files),
         "offsets": np.cumsum([0, *(len(f) for f in files)]),
-        "labels": np.array(labels, np.uint8),
-        "split": np.array(split, np.uint8),
+        "labels": np.array(rows, np.uint8),
+        "split": np.array(parts, np.uint8),
         "split_names": np.array(["Training", "PublicTest"]),
         "classes": CLASSES,
         **changes,

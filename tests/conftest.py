@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ def shared() -> Path:
     """The folder of data that is never committed; tests that need it skip where it is absent."""
     folder = Path(__file__).parents[2] / "shared"
     if not folder.is_dir():
+        if os.environ.get("POSTER_EDGE_REQUIRE_SHARED"):
+            pytest.fail("POSTER_EDGE_REQUIRE_SHARED is set, but ../shared is not there")
         pytest.skip("needs ../shared")
     return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -74,8 +75,18 @@ class JsonLines:
             raise PosterEdgeError(f"cannot write {self._target}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Close the file."""
-        if self._stream is not sys.stdout:
-            self._stream.close()
+        """Close the file.
 
-    abort = close
+        Raises:
+            PosterEdgeError: the disk is full.
+        """
+        if self._stream is not sys.stdout:
+            try:
+                self._stream.close()
+            except OSError as error:
+                raise PosterEdgeError(f"cannot write {self._target}: {error.strerror}") from error
+
+    def abort(self) -> None:
+        """Close the file; the lines written so far stay."""
+        with suppress(PosterEdgeError):
+            self.close()

@@ -80,13 +80,13 @@ def run(
             try:
                 for frame in islice(frames, max_frames):
                     result = pipeline.process(frame)
+                    tally.add(result)
                     for sink in sinks:
                         sink.write(result)
-                    tally.add(result)
                     if advance:
                         advance()
             except StopRequested:
-                tally.add(result)
+                pass
             except KeyboardInterrupt:
                 whole = source.live
         tally.stop()

@@ -28,6 +28,7 @@ FINE_PIXELS = 4 * COARSE_PIXELS
 
 _OVERLAP = 0.3
 _CANDIDATES = 5000
+_SMALLEST_INPUT = 64
 
 
 class YuNet:
@@ -76,7 +77,9 @@ class YuNet:
 
     def _look(self, bgr: Image, pixels: int) -> list[Face]:
         small, scale = shrink(bgr, pixels)
-        return [_face(row, scale) for row in self._rows(small)]
+        rows = self._rows(_padded(small))
+        # Finite, not empty, and with its centre in the picture rather than in the padding.
+        return [f for f in (_face(row, scale) for row in rows) if np.isfinite(f.box).all() and _has_centre(f, bgr)]
 
     def _rows(self, bgr: Image) -> NDArray[np.float32]:
         size = (bgr.shape[1], bgr.shape[0])
@@ -91,6 +94,20 @@ def _face(row: NDArray[np.float32], scale: float) -> Face:
     x, y, w, h = (float(v) / scale for v in row[:4])
     # 10 -> 5 x 2
     return Face((x, y, w, h), min(1.0, float(row[14])), row[4:14].reshape(5, 2) / np.float32(scale))
+
+
+def _padded(bgr: Image) -> Image:
+    """The picture with black to its right and below, at least 64 px each way: on less OpenCV's
+    decoder gives faces out of nothing."""
+    below, right = (max(0, _SMALLEST_INPUT - side) for side in bgr.shape[:2])
+    if not (below or right):
+        return bgr
+    return np.asarray(cv2.copyMakeBorder(bgr, 0, below, 0, right, cv2.BORDER_CONSTANT), np.uint8)
+
+
+def _has_centre(face: Face, bgr: Image) -> bool:
+    x, y, w, h = face.box
+    return w > 0 and h > 0 and 0 <= x + w / 2 <= bgr.shape[1] and 0 <= y + h / 2 <= bgr.shape[0]
 
 
 def _covered(face: Face, others: list[Face]) -> bool:

@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -111,10 +112,8 @@ def test_mutated_images_never_raise_anything_else(suffix: str) -> None:
     for _ in range(150):
         data = whole[: random.integers(1, len(whole) + 1)].copy()
         data[random.integers(0, min(len(data), 200), 3)] = random.integers(0, 256, 3)
-        try:
+        with suppress(InputError):
             assert decode_image(data.tobytes(), "x").shape[2] == 3
-        except InputError:
-            pass
 
 
 def test_jpeg_end_passes_over_thumbnails_and_restart_markers() -> None:

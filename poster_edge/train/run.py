@@ -82,6 +82,7 @@ class TrainingRun:
         self.folder, self.faces, self.points = folder, faces, points
         self.recipe, self.device, self.reporter = recipe, device, reporter
         self.landmark_recipe = replace(LANDMARK_RECIPE, epochs=landmark_epochs, seed=recipe.seed)
+        self.schedule_changes: list[dict[str, Any]] = []
         torch.manual_seed(recipe.seed)
         torch.set_flush_denormal(True)
         config = model_config(model_name, num_classes=len(faces.classes))
@@ -102,16 +103,27 @@ class TrainingRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep(self.folder, older_than_s=0)
         config = self.folder / "config.json"
-        wanted = self.describe()
+        wanted: dict[str, Any] = json.loads(json.dumps(self.describe()))
         if resume:
-            if not config.is_file():
-                raise UsageError(f"nothing to resume in {self.folder}")
-            if json.loads(config.read_text()) != json.loads(json.dumps(wanted)):
-                raise UsageError(f"{config} was started with other options; repeat them or choose another -o")
+            wanted = self._resumed(config, wanted)
         elif config.exists():
             raise UsageError(f"{self.folder} holds a run already; pass --resume to go on, or choose another -o")
-        else:
-            write_atomic(config, json.dumps(wanted, indent=1) + "\n")
+        write_atomic(config, json.dumps(wanted, indent=1) + "\n")
+
+    def _resumed(self, config: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Settings of a resumed run: those it began with, but the schedule's length may change."""
+        if not config.is_file():
+            raise UsageError(f"nothing to resume in {self.folder}")
+        began = json.loads(config.read_text())
+        self.schedule_changes = began.pop("schedule_changes", [])
+        old, new = began["recipe"].pop("epochs"), wanted["recipe"]["epochs"]
+        if began != {**wanted, "recipe": {k: v for k, v in wanted["recipe"].items() if k != "epochs"}}:
+            raise UsageError(f"{config} was started with other options; repeat them or choose another -o")
+        if old != new:
+            metrics = self.folder / "metrics.csv"
+            done = len(metrics.read_text().splitlines()) - 1 if metrics.is_file() else 0
+            self.schedule_changes = [*self.schedule_changes, {"after_epoch": done, "epochs": [old, new]}]
+        return {**wanted, "schedule_changes": self.schedule_changes} if self.schedule_changes else wanted
 
     def describe(self) -> dict[str, Any]:
         """What was asked, for the records."""
@@ -198,6 +210,7 @@ class TrainingRun:
         alone = ~self.split.twins
         summary = {
             **self.describe(),
+            "schedule_changes": self.schedule_changes,
             "epoch": torch.load(self.folder / "last.pt", weights_only=True)["best"]["epoch"],
             "landmark_error_over_face_size": landmark_errors,
             "temperature": temperature,

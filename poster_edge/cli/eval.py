@@ -76,7 +76,9 @@ def command(
     }
     alone = ~rows.twins[read]
     if not alone.all():
-        report["without_twins"] = evaluate(logits[alone], labels[alone], classifier.classes, temperature=temperature).to_dict()
+        report["without_twins"] = evaluate(
+            logits[alone], labels[alone], classifier.classes, temperature=temperature
+        ).to_dict()
     if json_path == "-":
         click.echo(json.dumps(report, indent=1))
     else:

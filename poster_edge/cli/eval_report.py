@@ -94,7 +94,12 @@ def print_report(report: dict[str, Any], classes: tuple[str, ...]) -> None:
     ]
     if "without_twins" in report:
         alone = report["without_twins"]
-        rows.append([f"accuracy without {report['count'] - alone['count']} twins of training images", f"{alone['accuracy']:.2%}"])
+        rows.append(
+            [
+                f"accuracy without {report['count'] - alone['count']} twins of training images",
+                f"{alone['accuracy']:.2%}",
+            ]
+        )
     if report["unknown_class"]:
         rows.append(["left out: class unknown to the model", report["unknown_class"]])
     title = f"{report['model']} on {report['data']} ({report['split']}), {report['runtime']}"

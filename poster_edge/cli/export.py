@@ -51,5 +51,7 @@ def command(
     bundle, parity = pack(output, network, info, batches, name=name or info.model, force=force)
     size = sum(a.bytes for a in bundle.manifest.artefacts.values())
     console.message(f"compared with PyTorch: {parity}")
-    console.message(f"{bundle.folder}: {bundle.manifest.model}, {size / 1e6:.1f} MB; try it: "
-                    f"poster-edge run --model {bundle.folder} --source PHOTO")
+    console.message(
+        f"{bundle.folder}: {bundle.manifest.model}, {size / 1e6:.1f} MB; try it: "
+        f"poster-edge run --model {bundle.folder} --source PHOTO"
+    )

@@ -99,6 +99,8 @@ def command(
             stack.enter_context(_terminated_like_ctrl_c())
             finder = choose_detector(detector, detector_model, conf=conf, notify=console.message)
             bundle = load_bundle(model)
+            if not bundle.manifest.has_trained_weights:
+                console.message(f"{bundle.folder} has random weights: its labels mean nothing, only its speed does")
             classifier = stack.enter_context(Classifier(bundle, runtime=runtime, device=device, threads=threads))
             frames = open_source(spec, report=report, notify=console.message, vid_stride=vid_stride)
             sinks = _sinks(frames, save=save, jsonl=jsonl, show=show)

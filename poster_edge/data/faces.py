@@ -53,7 +53,9 @@ class FaceSet:
     @property
     def dataset(self) -> str:
         """Name of the known data set whose conventions it follows, or "custom"."""
-        fits = (s.name for s in LABEL_SETS.values() if s.classes == self.classes and (s.colour == "gray") == self.is_gray)
+        fits = (
+            s.name for s in LABEL_SETS.values() if s.classes == self.classes and (s.colour == "gray") == self.is_gray
+        )
         return next(fits, "custom")
 
     @property

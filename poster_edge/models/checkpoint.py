@@ -69,7 +69,7 @@ class ModelInfo:
         """
         if values.get("format") != FORMAT:
             raise InputError(
-                f"{path}: safetensors without poster-edge metadata; convert the original .pth with 'poster-edge convert'"
+                f"{path}: safetensors without poster-edge metadata; convert the published .pth: 'poster-edge convert'"
             )
         try:
             return cls(

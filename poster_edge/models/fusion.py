@@ -27,7 +27,9 @@ def keep_tokens(conv: nn.Conv1d | nn.ConvTranspose1d) -> nn.Conv1d | nn.ConvTran
     # tokens x tokens x k
     kernel = conv.weight.shape[2]
     spread = 1.0 if isinstance(conv, nn.ConvTranspose1d) else 1.0 / kernel
-    conv.weight.copy_(torch.eye(conv.weight.shape[0], device=conv.weight.device)[:, :, None].expand(-1, -1, kernel) * spread)
+    conv.weight.copy_(
+        torch.eye(conv.weight.shape[0], device=conv.weight.device)[:, :, None].expand(-1, -1, kernel) * spread
+    )
     if conv.bias is not None:
         conv.bias.zero_()
     return conv

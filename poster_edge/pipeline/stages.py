@@ -58,7 +58,7 @@ class Pipeline:
             faces = self._detector.detect(frame.image, fine=frame.kind == "image")
         with _timed(clock, "align"):
             faces = [f for f in faces if usable(f.box, frame.image)]
-            crops = [crop_face(frame.image, f.box, self._classifier.preprocess) for f in faces]
+            crops = [crop_face(frame.image, f, self._classifier.preprocess) for f in faces]
         for face, row in zip(faces, self._classify(crops, clock), strict=True):
             result.faces.append(FaceResult(face, self._classifier.classes[int(row.argmax())], row))
         if self._painter:

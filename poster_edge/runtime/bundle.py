@@ -92,7 +92,9 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     if not folder.is_dir() and text in zoo_names():
         folder = _ZOO / text
     if not folder.exists():
-        raise BundleError(f"no model '{text}': neither a folder nor one of the packaged models ({', '.join(zoo_names())})")
+        raise BundleError(
+            f"no model '{text}': neither a folder nor one of the packaged models ({', '.join(zoo_names())})"
+        )
     if not folder.is_dir():
         raise BundleError(f"{folder} is a file; --model takes the folder of a bundle (made by 'poster-edge export')")
     return Bundle(folder, read_manifest(folder))
@@ -167,12 +169,12 @@ def _write(path: Path, data: bytes) -> None:
 def _replace_folder(new: Path, target: Path) -> None:
     old = temporary_name(target)
     if target.exists():
-        os.rename(target, old)
+        target.rename(old)
     try:
-        os.rename(new, target)
+        new.rename(target)
     except OSError:
         with suppress(OSError):
-            os.rename(old, target)
+            old.rename(target)
         raise
     sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)

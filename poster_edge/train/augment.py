@@ -78,8 +78,8 @@ def appearance(images: Tensor, settings: Augmentation, generator: torch.Generato
     erased = (torch.rand(count, generator=generator) < settings.erase).to(device)
     rows = (torch.arange(height, device=device) + 0.5) / height
     columns = (torch.arange(width, device=device) + 0.5) / width
-    inside = ((rows - centre[:, :1]).abs() < half[:, :1])[:, :, None] & (
-        (columns - centre[:, 1:]).abs() < half[:, 1:]
-    )[:, None]
+    inside = ((rows - centre[:, :1]).abs() < half[:, :1])[:, :, None] & ((columns - centre[:, 1:]).abs() < half[:, 1:])[
+        :, None
+    ]
     noise = torch.rand(images.shape, generator=generator).to(device)
     return torch.where((inside & erased[:, None, None])[:, None], noise, images)

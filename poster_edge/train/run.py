@@ -89,9 +89,7 @@ class TrainingRun:
         self.model = Poster(config).to(device.name, memory_format=torch.channels_last)
         self.preprocess = _preprocess(faces, config.input_size)
         self.split = split_faces(faces, seed=recipe.seed)
-        self.images = torch.from_numpy(
-            faces.squares(np.arange(len(faces)), config.input_size, self.preprocess.colour)
-        )
+        self.images = torch.from_numpy(faces.squares(np.arange(len(faces)), config.input_size, self.preprocess.colour))
         self.labels = torch.from_numpy(faces.labels)
 
     def start(self, *, resume: bool) -> None:
@@ -162,9 +160,7 @@ class TrainingRun:
             loop.resume(state)
         self.reporter.start("landmarks", (loop.recipe.epochs - loop.progress.epoch) * (len(train) // loop.recipe.batch))
         while loop.progress.epoch < loop.recipe.epochs:
-            loss = landmarks.train_epoch(
-                loop, network, self.images, points, train, self.normalise, self.reporter.tick
-            )
+            loss = landmarks.train_epoch(loop, network, self.images, points, train, self.normalise, self.reporter.tick)
             row = landmarks.validate(network, self.images[held], points[held], self.normalise, self.device)
             self._close_epoch(loop, "landmarks", {"train_loss": loss, **row}, state)
         network.load_state_dict(loop.average.state)
@@ -180,7 +176,9 @@ class TrainingRun:
             loop.resume(state)
         train, held = torch.from_numpy(self.split.train), torch.from_numpy(self.split.validation)
         averaged = Poster(self.model.config).to(self.device.name, memory_format=torch.channels_last)
-        self.reporter.start("expression", (loop.recipe.epochs - loop.progress.epoch) * (len(train) // loop.recipe.batch))
+        self.reporter.start(
+            "expression", (loop.recipe.epochs - loop.progress.epoch) * (len(train) // loop.recipe.batch)
+        )
         while loop.progress.epoch < loop.recipe.epochs:
             if deadline is not None and time.monotonic() > deadline:
                 return False

@@ -36,7 +36,12 @@ def draw_confusion(confusion: list[list[int]], classes: tuple[str, ...]) -> NDAr
         _text(canvas, name, (_LEFT + _CELL * i + _CELL // 2, _TOP - 14), scale=0.46)
         for j in range(len(classes)):
             _cell(canvas, i, j, int(counts[i, j]), float(shares[i, j]))
-    _text(canvas, "true class in rows, predicted class in columns; share of the row", (_LEFT + side // 2, _TOP + side + 32), scale=0.46)
+    _text(
+        canvas,
+        "true class in rows, predicted class in columns; share of the row",
+        (_LEFT + side // 2, _TOP + side + 32),
+        scale=0.46,
+    )
     return canvas
 
 

@@ -16,9 +16,7 @@ from poster_edge.errors import InputError
 CLASSES = np.array(["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"])
 
 
-def packed(
-    path: Path, images: list[np.ndarray], rows: list[int], parts: list[int], **changes: Any
-) -> Path:
+def packed(path: Path, images: list[np.ndarray], rows: list[int], parts: list[int], **changes: Any) -> Path:
     files = [cv2.imencode(".jpg", im)[1] for im in images]
     entries: dict[str, Any] = {
         "jpeg": np.concatenate(files),

@@ -24,6 +24,10 @@ def test_fused_equals_reference(shape: tuple[int, ...], dtype: torch.dtype) -> N
 
 def test_gradients_agree() -> None:
     generator = torch.Generator().manual_seed(1)
-    q, k, v = (torch.randn(2, 2, 37, 16, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(3))
-    grads = [torch.autograd.grad(f(q, k, v, scale=0.25).square().sum(), (q, k, v)) for f in (attention, attention_reference)]
+    q, k, v = (
+        torch.randn(2, 2, 37, 16, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(3)
+    )
+    grads = [
+        torch.autograd.grad(f(q, k, v, scale=0.25).square().sum(), (q, k, v)) for f in (attention, attention_reference)
+    ]
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*grads, strict=True))

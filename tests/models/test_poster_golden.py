@@ -35,7 +35,8 @@ def recorded(shared: Path) -> dict[str, NDArray[np.float64]]:
 @pytest.fixture(scope="module")
 def official(shared: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("official_weights", shared / "golden" / "official_weights.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

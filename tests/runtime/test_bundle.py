@@ -142,7 +142,9 @@ def test_damaged_manifests_say_what_is_wrong(bundle: Bundle, change: Any, messag
         load_bundle(bundle.folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b" " * 2_000_000], ids=lambda b: str(b[:2]))
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b" " * 2_000_000], ids=lambda b: str(b[:2])
+)
 def test_manifests_that_are_no_json(bundle: Bundle, content: bytes) -> None:
     (bundle.folder / "manifest.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"manifest\.json"):
@@ -193,7 +195,11 @@ def test_external_data_is_refused(bundle: Bundle, tmp_path: Path, link: bool) ->
         os.chdir(before)
 
 
-@pytest.mark.parametrize("content", [b"", b"not onnx", b"\x08\x09" * 50, b"\x3a\xff\xff\xff\xff\x0f"], ids=["empty", "text", "junk", "length"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not onnx", b"\x08\x09" * 50, b"\x3a\xff\xff\xff\xff\x0f"],
+    ids=["empty", "text", "junk", "length"],
+)
 def test_broken_graphs_are_one_clear_line(bundle: Bundle, capfd: pytest.CaptureFixture[str], content: bytes) -> None:
     source = bundle.folder.parent / "broken.onnx"
     source.write_bytes(content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -68,4 +70,4 @@ def test_schedule_rises_then_falls() -> None:
     assert max(rates) == pytest.approx(1.0)
     assert rates.index(max(rates)) == 20
     assert rates[-1] == pytest.approx(0.01)
-    assert all(a >= b for a, b in zip(rates[20:], rates[21:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[20:]))

@@ -1,0 +1,110 @@
+"""Regenerates every figure that the README shows, into benchmarks/results/.
+
+    python benchmarks/run_all.py [--shared FOLDER]
+
+Start-up needs nothing but the checkout; accuracy and crop framing need the data in FOLDER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PHOTO = ROOT / "poster_edge" / "zoo" / "samples" / "astronaut.jpg"
+RUNS = 7
+
+
+def cpu_name() -> str:
+    """Name of the processor as the kernel gives it."""
+    info = Path("/proc/cpuinfo")
+    names = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.is_file() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions, commit and date of a record."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False)
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{n: metadata.version(n) for n in ("onnxruntime", "numpy", "opencv-python-headless")},
+        "commit": commit.stdout.strip() or "unknown",
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def timed(*command: str) -> dict[str, float]:
+    """Wall time (s) and peak memory (MiB) of a whole process, over several runs."""
+    walls = []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=ROOT)
+        walls.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {"min_s": min(walls), "median_s": statistics.median(walls), "max_s": max(walls), "peak_rss_mib_so_far": peak}
+
+
+def startup() -> dict[str, Any]:
+    """Start-up of the command line and of one whole ``run``, beside a bare interpreter's."""
+    return {
+        "python -c pass": timed("-c", "pass"),
+        "import poster_edge": timed("-c", "import poster_edge"),
+        "poster-edge --help": timed("-m", "poster_edge", "--help"),
+        "poster-edge run --source PHOTO (1 face)": timed("-m", "poster_edge", "run", "--source", str(PHOTO)),
+    }
+
+
+def write(name: str, values: dict[str, Any]) -> None:
+    """Write one result file."""
+    path = RESULTS / name
+    path.write_text(json.dumps({"environment": environment(), **values}, indent=1) + "\n")
+    print(path.relative_to(ROOT))
+
+
+def evaluation(shared: Path) -> None:
+    """Accuracy of the packaged model on FER2013's validation split, as it runs."""
+    data = shared / "data" / "fer2013_train_valid.npz"
+    report = RESULTS / "eval_poster-nano_fer2013.json"
+    picture = RESULTS / "confusion_poster-nano_fer2013.png"
+    command = [sys.executable, "-m", "poster_edge", "eval", "--data", str(data), "--json", str(report)]
+    subprocess.run([*command, "--plot", str(picture)], check=True, cwd=ROOT)
+    values = json.loads(report.read_text())
+    write(report.name, {**values, "data": data.name, "bundle": values["model"]})
+
+
+def main() -> None:
+    """Run everything that can be run here."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shared", type=Path, help="folder with data/fer2013_train_valid.npz")
+    args = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write("startup.json", {"runs": RUNS, "commands": startup()})
+    if args.shared is not None:
+        shared = args.shared.resolve()
+        evaluation(shared)
+        framing = [
+            sys.executable,
+            "benchmarks/crop_framing.py",
+            "--data",
+            str(shared / "data" / "fer2013_train_valid.npz"),
+        ]
+        subprocess.run(framing, check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "benchmarks/readme.py"], check=True, cwd=ROOT)
+
+
+if __name__ == "__main__":
+    main()

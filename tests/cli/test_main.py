@@ -1,0 +1,110 @@
+"""The command line as a whole: fast to start, documented, clear when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from poster_edge.cli.main import COMMANDS
+
+Command = Callable[..., CompletedProcess[str]]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def best_of_three(*command: str) -> float:
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def test_help_and_import_are_instant() -> None:
+    bare = best_of_three("-c", "pass")
+    assert best_of_three("-c", "import poster_edge") - bare < 0.3
+    assert best_of_three("-m", "poster_edge", "--help") < 0.3 + bare
+
+
+def test_import_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, poster_edge; print([m for m in ('torch', 'cv2', 'onnxruntime', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_a_place_in_the_readme(poster_edge: Command, name: str) -> None:
+    done = poster_edge(name, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage:")
+    assert f"poster-edge {name}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["frobnicate"], 2, "No such command"),
+        (["eval"], 2, "--data"),
+        (["eval", "--data", "absent.npz"], 1, "no such data set: absent.npz"),
+        (["eval", "--data", "absent.npz", "--model", "absent"], 4, "no model 'absent'"),
+        (["eval", "--data", "absent.npz", "--plot", "matrix.jpg"], 2, "ends in .png"),
+        (["train", "--data", "absent.npz"], 1, "no such data set"),
+        (
+            ["convert", "--checkpoint", "absent.pth", "--dataset", "rafdb", "-o", "x.safetensors"],
+            1,
+            "no such checkpoint",
+        ),
+        (["convert", "--checkpoint", "absent.pth", "--dataset", "rafdb", "-o", "x.onnx"], 2, ".safetensors"),
+        (["convert", "--checkpoint", "a.pth", "--dataset", "imagenet", "-o", "x.safetensors"], 2, "rafdb"),
+        (["export", "-o", "b"], 2, "either --model or --checkpoint"),
+        (["export", "--model", "poster", "-o", "b"], 4, "--checkpoint"),
+        (["export", "--model", "posterr", "-o", "b"], 2, "poster-nano"),
+        (["export", "--checkpoint", "absent.safetensors", "-o", "b"], 1, "no such checkpoint"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_errors_are_one_clear_line(
+    poster_edge: Command, args: list[str], code: int, words: str, tmp_path: Path
+) -> None:
+    done = poster_edge(*args, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_models_lists_everything(poster_edge: Command) -> None:
+    rows = json.loads(poster_edge("models", "--json").stdout)
+    by_name = {r["name"]: r for r in rows}
+    assert by_name["poster-nano"]["packaged"] is True
+    assert by_name["poster"]["parameters"] == 71_850_399
+    table = poster_edge("models").stdout
+    assert all(r["name"] in table for r in rows)
+
+
+def test_doctor_knows_this_environment(poster_edge: Command) -> None:
+    done = poster_edge("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    checks = {c["name"]: c for c in json.loads(done.stdout)}
+    assert checks["onnxruntime"]["state"] == "ok"
+    assert "hashes match" in checks["default model"]["found"]
+    assert checks["torch"]["state"] == "ok"
+    assert all(c["remedy"] for c in checks.values() if c["state"] != "ok")
+    assert "poster-edge doctor" in poster_edge("doctor").stdout
+
+
+def test_output_into_a_closed_pipe_is_quiet() -> None:
+    command = f"{sys.executable} -m poster_edge models --json | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr

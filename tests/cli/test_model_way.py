@@ -1,0 +1,126 @@
+"""The way of a model through the commands: train, export, eval, run; and convert, export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from poster_edge.models.config import CONFIGS
+from poster_edge.models.poster import Poster
+from poster_edge.runtime.bundle import load_bundle
+
+Command = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def checked(poster_edge: Command) -> Command:
+    """Run a command that must succeed."""
+
+    def run(*args: str, cwd: Path) -> CompletedProcess[str]:
+        done = poster_edge(*args, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def work(checked: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two classes of toy faces as ``.npz`` and a trained, exported bundle ``b``."""
+    folder = tmp_path_factory.mktemp("way")
+    rng = np.random.default_rng(0)
+    labels = np.arange(64) % 2
+    images = rng.integers(0, 80, (64, 48, 48), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[24 * label : 24 * label + 24] += 120
+    np.savez(folder / "faces.npz", images=images, labels=labels, classes=np.array(["sad", "happy"]))
+    arguments = ["--data", "faces.npz", "--epochs", "4", "--landmark-epochs", "1", "--batch", "8", "--device", "cpu"]
+    checked("train", *arguments, "-o", "r", cwd=folder)
+    checked("export", "--checkpoint", "r/best.safetensors", "-o", "b", "--data", "faces.npz", cwd=folder)
+    return folder
+
+
+def test_training_can_go_on_and_protects_itself(poster_edge: Command, work: Path) -> None:
+    again = poster_edge("train", "--data", "faces.npz", "-o", "r", cwd=work)
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+
+
+def test_bundle_is_complete(work: Path) -> None:
+    bundle = load_bundle(work / "b")
+    bundle.verify()
+    manifest = bundle.manifest
+    assert manifest.classes == ("sad", "happy")
+    assert set(manifest.artefacts) == {"model.onnx", "model.safetensors", "MODEL_CARD.md"}
+    assert manifest.parity["images"] == 64
+    assert manifest.parity["max_abs"] < 1e-4 * manifest.parity["scale"]
+    assert manifest.training["validation"]["count"] > 0
+    card = (work / "b" / "MODEL_CARD.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0")
+    assert "Art. 5(1)(f)" in card
+
+
+def test_a_packed_bundle_exports_again(poster_edge: Command, checked: Command, work: Path) -> None:
+    checked("export", "--checkpoint", "b/model.safetensors", "-o", "again", cwd=work)
+    one, two = load_bundle(work / "b").manifest, load_bundle(work / "again").manifest
+    assert one.artefacts["model.onnx"] == two.artefacts["model.onnx"], "export is deterministic"
+    refused = poster_edge("export", "--checkpoint", "b/model.safetensors", "-o", "again", cwd=work)
+    assert (refused.returncode, "--force" in refused.stderr) == (2, True)
+
+
+def test_eval_matches_labels_by_name(checked: Command, work: Path) -> None:
+    """The same faces with the classes in the other order, as folders: the figures do not change."""
+    with np.load(work / "faces.npz") as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = work / "folders" / ["sadness", "Happy"][label]
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+    reports = []
+    for data in ("faces.npz", "folders"):
+        checked("eval", "--model", "b", "--data", data, "--json", f"{data}.json", "--plot", f"{data}.png", cwd=work)
+        reports.append(json.loads((work / f"{data}.json").read_text()))
+        picture = cv2.imread(str(work / f"{data}.png"))
+        assert picture.shape[0] > 200
+    assert reports[0]["accuracy"] == reports[1]["accuracy"] > 0.9
+    assert reports[0]["confusion"] == reports[1]["confusion"]
+    assert reports[0]["recall"] == reports[1]["recall"]
+
+
+def test_eval_reports_what_it_left_out(poster_edge: Command, work: Path) -> None:
+    (work / "mixed" / "contempt").mkdir(parents=True)
+    (work / "mixed" / "happy").mkdir()
+    for folder in ("contempt", "happy"):
+        cv2.imwrite(str(work / "mixed" / folder / "a.png"), np.zeros((48, 48), np.uint8))
+    (work / "mixed" / "happy" / "torn.jpg").write_bytes(b"\xff\xd8 torn")
+    done = poster_edge("eval", "--model", "b", "--data", "mixed", "--json", "-", cwd=work)
+    report = json.loads(done.stdout)
+    assert (report["count"], report["unknown_class"], report["unreadable"]) == (1, 1, 1)
+    assert "torn.jpg: not a readable image" in done.stderr
+    assert done.returncode == 1
+
+
+def test_random_weights_are_marked_and_run_says_so(checked: Command, work: Path) -> None:
+    checked("export", "--model", "poster-nano", "--random-weights", "-o", "random", cwd=work)
+    assert not load_bundle(work / "random").manifest.has_trained_weights
+    cv2.imwrite(str(work / "crop.png"), np.full((64, 64, 3), 99, np.uint8))
+    done = checked("run", "--source", "crop.png", "--detector", "none", "--model", "random", cwd=work)
+    assert "random weights" in done.stderr
+
+
+def test_a_published_checkpoint_is_converted(poster_edge: Command, checked: Command, work: Path) -> None:
+    torch.manual_seed(0)
+    state = {f"module.{k}": v for k, v in Poster(CONFIGS["poster-t"]).state_dict().items()}
+    torch.save({"iter": 1, "model_state_dict": state, "optimizer_state_dict": {}}, work / "rafdb.pth")
+    done = checked("convert", "--checkpoint", "rafdb.pth", "--dataset", "rafdb", "-o", "t.safetensors", cwd=work)
+    assert "39,284,991 take part" in done.stderr
+    kept = poster_edge("convert", "--checkpoint", "rafdb.pth", "--dataset", "rafdb", "-o", "t.safetensors", cwd=work)
+    assert kept.returncode == 2
+    assert "--force" in kept.stderr

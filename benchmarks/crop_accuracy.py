@@ -39,7 +39,7 @@ def bordered(image: Image) -> Image:
     """A stored crop as BGR, enlarged, with its own edge around it."""
     gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     big = cv2.cvtColor(cv2.resize(gray, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), cv2.COLOR_GRAY2BGR)
-    return np.asarray(cv2.copyMakeBorder(big, *[BORDER] * 4, cv2.BORDER_REPLICATE), np.uint8)
+    return np.asarray(cv2.copyMakeBorder(big, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REPLICATE), np.uint8)
 
 
 def find(pictures: list[Image], labels: NDArray[np.int64], yunet: YuNet, angle: float) -> Found:

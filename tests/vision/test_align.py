@@ -62,6 +62,9 @@ def test_usable(box: tuple[float, float, float, float], expected: bool) -> None:
 #: Eyes, nose and mouth of an upright face in the box (30, 30, 40, 40).
 POINTS = np.array([[42, 44], [58, 44], [50, 52], [44, 60], [56, 60]], np.float32)
 
+#: Eyes of a profile: one before the other.
+SQUEEZE = np.array([0.1, 1], np.float32)
+
 
 def turned(angle: float) -> Face:
     """That face turned clockwise around its middle."""
@@ -89,7 +92,7 @@ def test_a_tilted_face_comes_out_upright(angle: float) -> None:
 
 def test_a_slight_tilt_and_a_profile_are_left_alone() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
-    profile = Face((30.0, 30.0, 40.0, 40.0), 0.9, POINTS * np.float32([0.1, 1]) + np.float32([45, 0]))
+    profile = Face((30.0, 30.0, 40.0, 40.0), 0.9, POINTS * SQUEEZE + np.array([45, 0], np.float32))
     assert tilt(profile) == 0
     for face in (turned(4), profile):
         np.testing.assert_array_equal(crop_face(picture, face, Preprocess(margin=0.0)), picture[30:70, 30:70])
@@ -98,5 +101,5 @@ def test_a_slight_tilt_and_a_profile_are_left_alone() -> None:
 def test_a_tilted_face_outside_the_picture() -> None:
     face = turned(30)
     assert face.landmarks is not None
-    away = Face((430.0, -330.0, 40.0, 40.0), 0.9, face.landmarks + np.float32([400, -360]))
+    away = Face((430.0, -330.0, 40.0, 40.0), 0.9, face.landmarks + np.array([400, -360], np.float32))
     assert crop_face(GRADIENT, away, Preprocess(margin=0.0)).shape == (40, 40, 3)

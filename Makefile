@@ -13,7 +13,8 @@ help:
 	@echo "make test       install the development extras and run the tests"
 	@echo "make lint       ruff;  make typecheck: mypy"
 	@echo "make campaign   the long tests;  make bench: regenerate benchmarks/results"
-	@echo "make gpu-check | gpu-train | gpu-bench   on a GPU machine, or CPU=1 at toy size"
+	@echo "make gpu-check | gpu-train | gpu-bench   on a GPU machine, or CPU=1 at toy size;"
+	@echo "    gpu-train reads DATA (default carry/): fer2013_train_valid.npz, fer2013_mesh_train_valid.npz"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,7 +53,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run_all.py $(if $(SHARED),--shared $(SHARED))
 
 GPU_PYTHON := $(if $(CPU),$(BIN)/python,$(PYTHON))
-GPU_FLAGS := --out $(OUT) $(if $(CPU),--cpu)
+GPU_FLAGS := --out $(OUT) $(if $(CPU),--cpu) $(if $(DATA),--data $(DATA))
 gpu-check gpu-train gpu-bench: $(if $(CPU),$(VENV)/.dev)
 	@mkdir -p $(OUT)
 	$(GPU_PYTHON) benchmarks/gpu.py $(@:gpu-%=%) $(GPU_FLAGS)

@@ -146,9 +146,9 @@ def bench(device: str, names: list[str], batches: list[int], *, compiled: bool) 
     return rows
 
 
-def train(device: str, out: Path, minutes: float) -> list[dict[str, Any]]:
+def train(device: str, out: Path, data: Path, minutes: float) -> list[dict[str, Any]]:
     """Train the default model through the command line; resumes what ``out`` holds."""
-    folder, data = out / "poster-nano", ROOT / "carry"
+    folder = out / "poster-nano"
     arguments = [
         "--data",
         str(data / "fer2013_train_valid.npz"),
@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("job", choices=["check", "train", "bench"])
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--cpu", action="store_true", help="toy size on the CPU")
+    parser.add_argument("--data", type=Path, default=ROOT / "carry", help="folder with the two FER2013 .npz files")
     parser.add_argument("--minutes", type=float, default=7.0, help="of training a call")
     args = parser.parse_args()
     device = "cpu" if args.cpu else "cuda"
@@ -204,7 +205,7 @@ def main() -> None:
     elif args.job == "bench":
         rows = bench(device, names, [1] if args.cpu else [1, 8, 64], compiled=not args.cpu)
     else:
-        rows = train(device, args.out, args.minutes)
+        rows = train(device, args.out, args.data, args.minutes)
     record = {"job": args.job, "environment": environment(device), "rows": rows}
     (args.out / f"gpu_{args.job}.json").write_text(json.dumps(record, indent=1) + "\n")
     show(rows)

@@ -144,7 +144,7 @@ def _facts(network: Poster, info: ModelInfo, parity: Comparison) -> dict[str, st
     return {
         "network": f"{info.model}: {facts.description}, {config.tokens} tokens",
         "input": f"float32 (N, 3, {config.input_size}, {config.input_size}), {info.preprocess.colour}",
-        "output": f"logits (N, {len(info.classes)}); divide by the temperature {info.temperature:.3f} before the softmax",
+        "output": f"logits (N, {len(info.classes)}); temperature {info.temperature:.3f}",
         "parameters used": f"{live_parameters(network):,}",
         "FLOPs (2 per multiply-add)": f"{facts.flops / 1e6:,.0f} M",
         "weights": info.source,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from poster_edge.config import Preprocess
 from poster_edge.data.faces import decode
-from poster_edge.vision.align import crop_face
+from poster_edge.vision.align import crop_upright
 
 SAMPLES = Path(__file__).resolve().parent.parent / "zoo" / "samples"
 
@@ -24,7 +24,7 @@ def sample_crops(preprocess: Preprocess) -> list[NDArray[np.uint8]]:
         x, y, w, h = entry["box"]
         for dx, dy, zoom in ((0, 0, 1), (0.08, 0, 1), (0, -0.08, 1), (0, 0, 1.2), (0, 0, 0.85)):
             box = (x + dx * w + (1 - zoom) * w / 2, y + dy * h + (1 - zoom) * h / 2, w * zoom, h * zoom)
-            crop = crop_face(photo, box, preprocess)
+            crop = crop_upright(photo, box, preprocess)
             crops += [
                 crop,
                 np.ascontiguousarray(crop[:, ::-1]),

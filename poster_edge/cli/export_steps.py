@@ -73,7 +73,8 @@ def comparison_inputs(preprocess: Preprocess, data: Path | None, count: int) -> 
         faces = load_faces(data)
         rows = np.random.default_rng(0).permutation(len(faces))[:count]
         crops = [faces.read(int(i)) for i in rows]
-    batches, start = [], 0
+    batches: list[NDArray[np.float32]] = []
+    start = 0
     while start < len(crops):
         size = (1, 3, 8)[len(batches) % 3]
         batches.append(to_input(crops[start : start + size], preprocess))

@@ -27,6 +27,7 @@ from poster_edge.data.split import split_faces
 from poster_edge.errors import UsageError
 from poster_edge.files import sweep, write_atomic
 from poster_edge.labels import LABEL_SETS, Framing
+from poster_edge.models.backbones import MobileFaceNet
 from poster_edge.models.checkpoint import ModelInfo, load_model, save_checkpoint
 from poster_edge.models.config import model_config
 from poster_edge.models.poster import Poster
@@ -86,7 +87,7 @@ class TrainingRun:
         torch.manual_seed(recipe.seed)
         torch.set_flush_denormal(True)
         config = model_config(model_name, num_classes=len(faces.classes))
-        self.model = Poster(config).to(device.name, memory_format=torch.channels_last)
+        self.model = device.place(Poster(config))
         self.preprocess = _preprocess(faces, config.input_size)
         self.split = split_faces(faces, seed=recipe.seed)
         self.images = torch.from_numpy(faces.squares(np.arange(len(faces)), config.input_size, self.preprocess.colour))
@@ -175,7 +176,7 @@ class TrainingRun:
         if state.is_file():
             loop.resume(state)
         train, held = torch.from_numpy(self.split.train), torch.from_numpy(self.split.validation)
-        averaged = Poster(self.model.config).to(self.device.name, memory_format=torch.channels_last)
+        averaged = self.device.place(Poster(self.model.config))
         self.reporter.start(
             "expression", (loop.recipe.epochs - loop.progress.epoch) * (len(train) // loop.recipe.batch)
         )
@@ -200,7 +201,7 @@ class TrainingRun:
         """Measure the best epoch, fit its temperature, write ``summary.json`` and the final metadata."""
         best = self.folder / "best.safetensors"
         model, _ = load_model(best)
-        model = model.to(self.device.name, memory_format=torch.channels_last)
+        model = self.device.place(model)
         held, labels = self.split.validation, self.faces.labels[self.split.validation]
         logits = expression.predict(model, self.images[torch.from_numpy(held)], self.normalise, self.device)
         temperature = fit_temperature(logits, labels)
@@ -258,15 +259,14 @@ def _row(metrics: Metrics) -> dict[str, float]:
 
 def _preprocess(faces: FaceSet, size: int) -> Preprocess:
     framing = LABEL_SETS[faces.dataset].framing if faces.dataset in LABEL_SETS else Framing()
-    common = {"size": size, "margin": framing.margin, "shift_y": framing.shift_y}
-    if faces.is_gray:
-        mean, std = (GRAY_MEAN,) * 3, (GRAY_STD,) * 3
-        return Preprocess(colour="gray", mean=mean, std=std, **common)
-    return Preprocess(colour="rgb", **common)
+    plain = Preprocess(size=size, colour="rgb", margin=framing.margin, shift_y=framing.shift_y)
+    if not faces.is_gray:
+        return plain
+    return replace(plain, colour="gray", mean=(GRAY_MEAN,) * 3, std=(GRAY_STD,) * 3)
 
 
 @torch.no_grad()
-def _start_at_mean_shape(network: landmarks.MobileFaceNet, points: Tensor) -> None:
+def _start_at_mean_shape(network: MobileFaceNet, points: Tensor) -> None:
     """Let the head's final BatchNorm begin at the mean face, which saves the first epochs."""
     # n x 68 x 2 -> n x 136
     flat = points.reshape(len(points), -1)

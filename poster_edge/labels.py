@@ -52,7 +52,12 @@ LABEL_SETS: dict[str, LabelSet] = {
         LabelSet("affectnet8", (*_AFFECTNET, "contempt"), "rgb"),
         LabelSet("ferplus", _FERPLUS, "rgb"),
         LabelSet("ferplus7", _FERPLUS[:7], "rgb"),
-        LabelSet("fer2013", ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"), "gray"),
+        LabelSet(
+            "fer2013",
+            ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"),
+            "gray",
+            Framing(margin=0.0, shift_y=-0.02),
+        ),
     )
 }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="A .npz or a folder of class folders.")
 @click.option("--landmarks", type=click.Path(path_type=Path), help=".npz of 68 landmarks per row of --data.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder [default: runs/train/MODEL].")
+@click.option("--init", type=click.Path(path_type=Path), help="Start from a .safetensors of the same model.")
 @click.option("--epochs", default=40, show_default=True, help="Epochs of expression training.")
 @click.option("--landmark-epochs", default=8, show_default=True, help="Epochs of landmark pre-training.")
 @click.option("--batch", default=64, show_default=True, help="Images per step.")
@@ -37,6 +38,7 @@ def command(
     data: Path,
     landmarks: Path | None,
     output: Path | None,
+    init: Path | None,
     epochs: int,
     landmark_epochs: int,
     batch: int,
@@ -77,6 +79,7 @@ def command(
             landmark_epochs=landmark_epochs,
             device=_device(device, precision),
             reporter=reporter,
+            init=init,
         )
         run.start(resume=resume)
         errors = run.train_landmarks()

@@ -28,7 +28,7 @@ from poster_edge.errors import UsageError
 from poster_edge.files import sweep, write_atomic
 from poster_edge.labels import LABEL_SETS, Framing
 from poster_edge.models.backbones import MobileFaceNet
-from poster_edge.models.checkpoint import ModelInfo, load_model, save_checkpoint
+from poster_edge.models.checkpoint import ModelInfo, describe_source, load_model, save_checkpoint
 from poster_edge.models.config import model_config
 from poster_edge.models.poster import Poster
 from poster_edge.train import expression, landmarks
@@ -66,6 +66,10 @@ class TrainingRun:
         landmark_epochs: epochs of landmark pre-training.
         device: where to compute.
         reporter: told about progress.
+        init: checkpoint whose weights to start from, landmark stream included, instead of from scratch.
+
+    Raises:
+        UsageError: ``init`` is of another model or has other classes.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class TrainingRun:
         landmark_epochs: int,
         device: Device,
         reporter: Reporter,
+        init: Path | None = None,
     ) -> None:
         self.folder, self.faces, self.points = folder, faces, points
         self.recipe, self.device, self.reporter = recipe, device, reporter
@@ -88,6 +93,9 @@ class TrainingRun:
         torch.set_flush_denormal(True)
         config = model_config(model_name, num_classes=len(faces.classes))
         self.model = device.place(Poster(config))
+        self.init = init
+        if init is not None:
+            self._start_from(init)
         self.preprocess = _preprocess(faces, config.input_size)
         self.split = split_faces(faces, seed=recipe.seed)
         self.images = torch.from_numpy(faces.squares(np.arange(len(faces)), config.input_size, self.preprocess.colour))
@@ -127,6 +135,7 @@ class TrainingRun:
     def describe(self) -> dict[str, Any]:
         """What was asked, for the records."""
         return {
+            **({"init": describe_source(self.init)} if self.init else {}),
             "model": self.model.config.variant,
             "data": self.faces.name,
             "classes": self.faces.classes,
@@ -139,6 +148,16 @@ class TrainingRun:
             "precision": "bf16" if self.device.autocast else "fp32",
         }
 
+    def _start_from(self, path: Path) -> None:
+        model, info = load_model(path)
+        wanted = (self.model.config.variant, self.faces.classes)
+        if (info.model, info.classes) != wanted:
+            raise UsageError(
+                f"{path} is {info.model} for {', '.join(info.classes)}; this run trains {wanted[0]} for "
+                f"{', '.join(wanted[1])}"
+            )
+        self.model.load_state_dict(model.state_dict())
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """(B, K, S, S) in 0..1 -> (B, 3, S, S) as the network wants it."""
         mean = torch.tensor(self.preprocess.mean, device=pixels.device)[:, None, None]
@@ -147,7 +166,7 @@ class TrainingRun:
 
     def train_landmarks(self) -> dict[str, float]:
         """Pre-train the landmark stream; returns its validation errors over face size."""
-        if self.points is None:
+        if self.points is None or self.init is not None:
             return {}
         network = self.model.face_landback
         loop = Loop(network, self.landmark_recipe, self.device)

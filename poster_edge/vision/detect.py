@@ -32,8 +32,7 @@ def choose_detector(
         notify: told once, in one line, when "auto" had to take Haar.
 
     Raises:
-        UnavailableError: the detector asked for cannot be had here.
-        InputError: the model named is missing or is no YuNet model.
+        UnavailableError: the detector asked for cannot be had here, or the model named is missing or none.
         UsageError: the name is unknown, or a model is given for a detector that takes none.
     """
     if name not in DETECTORS:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from poster_edge.errors import InputError, UnavailableError
+from poster_edge.errors import UnavailableError
 from poster_edge.vision.faces import Face, Image, largest_first, shrink
 
 MODEL_NAME = "face_detection_yunet_2023mar.onnx"
@@ -48,16 +48,16 @@ class YuNet:
             conf: least score of a face, 0 to 1.
 
         Raises:
-            InputError: the file is missing or is no YuNet model.
+            UnavailableError: the file is missing or is no YuNet model.
         """
         if not model.is_file():
-            raise InputError(f"detector model {model}: no such file; expected {MODEL_NAME}")
+            raise UnavailableError(f"detector model {model}: no such file; expected {MODEL_NAME}")
         self._size = (320, 320)
         try:
             self._net = cv2.FaceDetectorYN.create(str(model), "", self._size, conf, _OVERLAP, _CANDIDATES)
             self._rows(np.zeros((64, 64, 3), np.uint8))
         except cv2.error as error:
-            raise InputError(f"detector model {model}: not a YuNet model; expected {MODEL_NAME}") from error
+            raise UnavailableError(f"detector model {model}: not a YuNet model; expected {MODEL_NAME}") from error
         except AttributeError as error:
             raise UnavailableError(
                 f"OpenCV {cv2.__version__} has no FaceDetectorYN: install OpenCV 4.8 or later, or use --detector haar"

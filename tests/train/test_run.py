@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,13 @@ def points_for(faces: FaceSet) -> LandmarkSet:
 
 
 def start(
-    folder: Path, faces: FaceSet, *, epochs: int, resume: bool = False, die_after: int | None = None
+    folder: Path,
+    faces: FaceSet,
+    *,
+    epochs: int,
+    resume: bool = False,
+    die_after: int | None = None,
+    init: Path | None = None,
 ) -> TrainingRun:
     run = TrainingRun(
         folder,
@@ -69,6 +76,7 @@ def start(
         landmark_epochs=1,
         device=Device("cpu"),
         reporter=Silent(die_after),
+        init=init,
     )
     run.start(resume=resume)
     return run
@@ -119,6 +127,26 @@ def test_stops_in_time_and_goes_on(tmp_path: Path, faces: FaceSet) -> None:
     run.train_landmarks()
     assert not run.train_expression(stop_after_s=-1)
     assert run.train_expression()
+
+
+def test_starts_from_a_checkpoint(tmp_path: Path, faces: FaceSet) -> None:
+    first = start(tmp_path / "first", faces, epochs=1)
+    first.train_landmarks()
+    first.train_expression()
+    best = tmp_path / "first" / "best.safetensors"
+    again = start(tmp_path / "again", faces, epochs=1, init=best)
+    assert again.train_landmarks() == {}
+    assert all(torch.equal(v, load_model(best)[0].state_dict()[k]) for k, v in again.model.state_dict().items())
+    assert "best.safetensors sha256:" in json.loads((tmp_path / "again" / "config.json").read_text())["init"]
+    assert again.train_expression()
+
+
+def test_refuses_weights_of_other_classes(tmp_path: Path, faces: FaceSet) -> None:
+    first = start(tmp_path / "first", faces, epochs=1)
+    first.train_expression()
+    other = replace(faces, classes=("angry", "sad"))
+    with pytest.raises(UsageError, match="happy, sad; this run trains poster-nano for angry, sad"):
+        start(tmp_path / "again", other, epochs=1, init=tmp_path / "first" / "best.safetensors")
 
 
 def test_schedule_may_change_and_is_recorded(tmp_path: Path, faces: FaceSet) -> None:

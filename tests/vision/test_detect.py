@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import poster_edge
-from poster_edge.errors import InputError, UnavailableError, UsageError
+from poster_edge.errors import UnavailableError, UsageError
 from poster_edge.vision import haar as haar_module
 from poster_edge.vision.detect import choose_detector
 from poster_edge.vision.faces import Detector, Image, WholePicture
@@ -180,12 +180,12 @@ def test_a_model_that_is_none(tmp_path: Path, name: str, content: bytes | None) 
     path = tmp_path / "some.onnx"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"some\.onnx"):
+    with pytest.raises(UnavailableError, match=r"some\.onnx"):
         choose_detector(name, path)
 
 
 def test_another_onnx_file_is_no_yunet(shared: Path) -> None:
-    with pytest.raises(InputError, match="not a YuNet model"):
+    with pytest.raises(UnavailableError, match="not a YuNet model"):
         choose_detector("yunet", shared / "models" / "ultraface_version-RFB-320.onnx")
 
 

@@ -257,7 +257,7 @@ class TestSave:
         assert process.stdout.readline().startswith(b"{")
         assert any(tmp_path.iterdir())
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=120)
         assert process.returncode == 130
         assert b"1 frame" in err
         assert b"Traceback" not in err
@@ -270,7 +270,7 @@ def command(before: str, words: list[object]) -> list[str]:
 
 
 def script(before: str, words: list[object], **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(before, words), capture_output=True, text=True, cwd=ROOT, timeout=60, **options)  # type: ignore[call-overload]
+    return subprocess.run(command(before, words), capture_output=True, text=True, cwd=ROOT, timeout=120, **options)  # type: ignore[call-overload]
 
 
 def empty(path: Path) -> None:
@@ -401,7 +401,7 @@ class TestBadInput:
         assert process.stderr is not None
         err = process.stderr.read()
         # click itself ends with 1 here, our own main with 141.
-        assert process.wait(20) in (1, 141)
+        assert process.wait(120) in (1, 141)
         assert b"Traceback" not in err
 
 
@@ -472,7 +472,7 @@ def test_camera_ends_with_the_summary_on_ctrl_c(tmp_path: Path, tiny_bundle: Pat
     assert json.loads(process.stdout.readline())["source"] == "0"
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert b"median" in err
     assert cv2.VideoCapture(str(tmp_path / "cam.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) >= 1

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -208,35 +208,51 @@ class TestCamera:
             for _ in range(count):
                 yield next(frames)
 
-    def test_reconnects_and_says_so_once(self, clip: Path) -> None:
+    def test_reconnects_and_says_so_once_each_time(self, clip: Path) -> None:
         said: list[str] = []
-        opened: list[float] = []
+        opened = 0
 
         def opener(_: str) -> cv2.VideoCapture:
-            opened.append(time.monotonic())
-            if len(opened) in (2, 3):
+            nonlocal opened
+            opened += 1
+            if opened in (2, 3):
                 raise UnavailableError("still away")
             return slow(cv2.VideoCapture(str(clip)))
 
         before = threading.active_count()
-        camera = Camera("0", notify=said.append, opener=opener, stall_s=1.0)
+        camera = Camera("0", notify=said.append, opener=opener, stall_s=10)
         frames = list(self.take(camera, 16))
         assert [f.kind for f in frames] == ["live"] * 16
-        assert [f.index for f in frames] == sorted({f.index for f in frames})
-        assert [s.split(":")[1][:5] for s in said[:2]] == [" no p", " back"]
-        assert len(opened) == 4
-        assert opened[3] - opened[0] < 5
-        time.sleep(0.1)
-        assert threading.active_count() == before
+        indices = [f.index for f in frames]
+        assert indices == sorted(set(indices))
+        assert opened >= 4
+        assert ["back" in s for s in said] == [False, True] * (len(said) // 2)
+        assert soon(lambda: threading.active_count() == before)
 
-    def test_keeps_only_the_latest_picture(self, clip: Path) -> None:
-        camera = Camera("0", notify=print, opener=lambda _: slow(cv2.VideoCapture(str(clip))))
+    def test_keeps_only_the_latest_picture(self) -> None:
+        class Endless:
+            count = 0
+
+            def read(self) -> tuple[bool, np.ndarray]:
+                time.sleep(0.005)
+                self.count += 1
+                return True, picture(self.count)
+
+            def get(self, _: int) -> float:
+                return 0.0
+
+            def release(self) -> None:
+                pass
+
+        source = Endless()
+        camera = Camera("0", notify=print, opener=lambda _: source)  # type: ignore[arg-type,return-value]
         with closing(iter(camera)) as frames:  # type: ignore[type-var]
             first = next(frames)
-            time.sleep(0.12)
+            seen = source.count
+            assert soon(lambda: source.count > seen + 5)
             second = next(frames)
-        assert second.index - first.index >= 3
-        assert second.time_s > 0.1
+        assert second.index - first.index >= 5
+        assert second.time_s > 0
 
     def test_a_hanging_camera_is_abandoned(self, clip: Path) -> None:
         release = threading.Event()
@@ -282,6 +298,14 @@ class TestCamera:
         with pytest.raises(UnavailableError) as caught:
             open_capture("rtsp://me:secret@127.0.0.1:9/1")
         assert "secret" not in str(caught.value)
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within 20 s; a machine at work on something else takes its time."""
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
 
 
 def slow(capture: cv2.VideoCapture) -> cv2.VideoCapture:

@@ -56,6 +56,6 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         classes=CLASSES,
         preprocess=Preprocess(size=size, colour="gray", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), margin=0.1),
         artefacts={},
-        source="random weights",
+        source="fixed weights of a test",
     )
     return write_bundle(folder / "bundle", manifest, {"model.onnx": folder / "model.onnx"}).folder

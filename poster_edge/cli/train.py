@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 @click.option("--landmark-epochs", default=8, show_default=True, help="Epochs of landmark pre-training.")
 @click.option("--batch", default=64, show_default=True, help="Images per step.")
 @click.option("--lr", default=1.5e-3, show_default=True, help="Peak learning rate.")
+@click.option(
+    "--augmentation",
+    type=click.Choice(["standard", "strong"]),
+    default="standard",
+    show_default=True,
+    help="standard learns fast; strong holds off overfitting in long runs.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option(
@@ -43,6 +50,7 @@ def command(
     landmark_epochs: int,
     batch: int,
     lr: float,
+    augmentation: str,
     seed: int,
     device: str,
     precision: str,
@@ -63,7 +71,7 @@ def command(
     from poster_edge.calib.temperature import fit_temperature
     from poster_edge.data.faces import load_faces
     from poster_edge.train.landmarks import load_landmarks
-    from poster_edge.train.recipe import Recipe
+    from poster_edge.train.recipe import AUGMENTATIONS, Recipe
     from poster_edge.train.run import TrainingRun
 
     faces = load_faces(data)
@@ -75,7 +83,14 @@ def command(
             model,
             faces,
             points,
-            recipe=Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, warmup=min(2, epochs)),
+            recipe=Recipe(
+                epochs=epochs,
+                batch=batch,
+                lr=lr,
+                seed=seed,
+                warmup=min(2, epochs),
+                augmentation=AUGMENTATIONS[augmentation],
+            ),
             landmark_epochs=landmark_epochs,
             device=_device(device, precision),
             reporter=reporter,

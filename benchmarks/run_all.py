@@ -86,6 +86,17 @@ def evaluation(shared: Path) -> None:
     write(report.name, {**values, "data": data.name, "bundle": values["model"]})
 
 
+def crops(shared: Path) -> None:
+    """How FER2013's crops relate to detector boxes, and what framing and turning do to the accuracy."""
+    data, yunet = shared / "data" / "fer2013_train_valid.npz", shared / "models" / "face_detection_yunet_2023mar.onnx"
+    common = ["--data", str(data), "--yunet", str(yunet)]
+    for script in (
+        ["benchmarks/crop_framing.py", *common, "--media", str(shared / "media")],
+        ["benchmarks/crop_accuracy.py", *common, "--model", "poster-nano", "--count", "600"],
+    ):
+        subprocess.run([sys.executable, *script], check=True, cwd=ROOT)
+
+
 def main() -> None:
     """Run everything that can be run here."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -29,7 +29,6 @@ from poster_edge.vision.yunet import YuNet
 RESULTS = Path(__file__).parent / "results" / "crop_accuracy.json"
 SIDE, BORDER = 192, 96
 MARGINS = (-0.1, 0.0, 0.1, 0.2, 0.3)
-SHIFT = -0.015
 ANGLES = (0, 10, 20, 30, 45)
 
 Found = list[tuple[Image, Face, int]]
@@ -90,10 +89,10 @@ def main() -> None:
         found = find(pictures, labels, yunet, 0)
         report["stored crops"] = accuracy(classifier, [picture[inner] for picture, *_ in found], found)
         for margin in MARGINS:
-            preprocess = replace(classifier.preprocess, margin=margin, shift_y=SHIFT)
+            preprocess = replace(classifier.preprocess, margin=margin)
             crops = [crop_face(picture, face, preprocess) for picture, face, _ in found]
             report[f"margin {margin}"] = accuracy(classifier, crops, found)
-        preprocess = replace(classifier.preprocess, margin=0.0, shift_y=SHIFT)
+        preprocess = classifier.preprocess
         for angle in ANGLES:
             found = found if angle == 0 else find(pictures, labels, yunet, angle)
             report[f"angle {angle}"] = compare(classifier, found, preprocess)

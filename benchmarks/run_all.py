@@ -107,13 +107,7 @@ def main() -> None:
     if args.shared is not None:
         shared = args.shared.resolve()
         evaluation(shared)
-        framing = [
-            sys.executable,
-            "benchmarks/crop_framing.py",
-            "--data",
-            str(shared / "data" / "fer2013_train_valid.npz"),
-        ]
-        subprocess.run(framing, check=True, cwd=ROOT)
+        crops(shared)
     subprocess.run([sys.executable, "benchmarks/readme.py"], check=True, cwd=ROOT)
 
 

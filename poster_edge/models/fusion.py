@@ -125,7 +125,7 @@ class PyramidFusion(nn.Module):
         self.names = LEVEL_NAMES[1 : len(config.dims)]
         for i, name in enumerate(self.names, start=1):
             setattr(self, f"downsample_{name}", keep_tokens(nn.Conv1d(config.tokens, config.tokens, 2**i, 2**i)))
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(FusionStage(config, rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, LN_EPS)
 

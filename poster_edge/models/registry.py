@@ -51,7 +51,9 @@ _PUBLISHED = "published .pth, see 'convert'"
 REGISTRY: dict[str, ModelFacts] = {
     f.name: f
     for f in (
-        ModelFacts("poster-nano", 1_236_319, 1_213_775, 144_455_424, "fer2013", "64.45 % (validation, ours)", "packaged"),
+        ModelFacts(
+            "poster-nano", 1_236_319, 1_213_775, 144_455_424, "fer2013", "64.45 % (validation, ours)", "packaged"
+        ),
         ModelFacts("poster-t", 52_229_135, 39_284_991, 13_510_503_424, "rafdb", "", _PUBLISHED),
         ModelFacts("poster-s", 62_039_767, 49_095_623, 14_540_442_624, "rafdb", "", _PUBLISHED),
         ModelFacts("poster", 71_850_399, 58_906_255, 15_570_381_824, "rafdb", "92.05 % (paper)", _PUBLISHED),

@@ -52,15 +52,15 @@ REGISTRY: dict[str, ModelFacts] = {
     f.name: f
     for f in (
         ModelFacts(
-            "poster-nano", 1_236_319, 1_213_775, 144_455_424, "fer2013", "64.45 % (validation, ours)", "packaged"
+            "poster-nano", 1_236_319, 1_213_775, 149_361_920, "fer2013", "64.45 % (validation, ours)", "packaged"
         ),
-        ModelFacts("poster-t", 52_229_135, 39_284_991, 13_510_503_424, "rafdb", "", _PUBLISHED),
-        ModelFacts("poster-s", 62_039_767, 49_095_623, 14_540_442_624, "rafdb", "", _PUBLISHED),
-        ModelFacts("poster", 71_850_399, 58_906_255, 15_570_381_824, "rafdb", "92.05 % (paper)", _PUBLISHED),
-        ModelFacts("poster-t-affectnet", 52_107_935, 39_163_791, 13_438_823_424, "affectnet7", "", _PUBLISHED),
-        ModelFacts("poster-s-affectnet", 61_857_967, 48_913_823, 14_432_922_624, "affectnet7", "", _PUBLISHED),
+        ModelFacts("poster-t", 52_229_135, 39_284_991, 13_582_183_424, "rafdb", "", _PUBLISHED),
+        ModelFacts("poster-s", 62_039_767, 49_095_623, 14_647_962_624, "rafdb", "", _PUBLISHED),
+        ModelFacts("poster", 71_850_399, 58_906_255, 15_713_741_824, "rafdb", "92.05 % (paper)", _PUBLISHED),
+        ModelFacts("poster-t-affectnet", 52_107_935, 39_163_791, 13_510_503_424, "affectnet7", "", _PUBLISHED),
+        ModelFacts("poster-s-affectnet", 61_857_967, 48_913_823, 14_540_442_624, "affectnet7", "", _PUBLISHED),
         ModelFacts(
-            "poster-affectnet", 71_607_999, 58_663_855, 15_427_021_824, "affectnet7", "67.31 % (paper)", _PUBLISHED
+            "poster-affectnet", 71_607_999, 58_663_855, 15_570_381_824, "affectnet7", "67.31 % (paper)", _PUBLISHED
         ),
     )
 }

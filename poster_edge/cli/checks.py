@@ -170,7 +170,7 @@ def _optional(name: str, purpose: tuple[str, str]) -> Callable[[], Check]:
     def check() -> Check:
         extra, needed_for = purpose
         if not available(name):
-            return Check(name, "absent", f"needed to {needed_for}", f"pip install 'poster-edge[{extra}]'")
+            return Check(name, "absent", f"needed for: {needed_for}", f"pip install 'poster-edge[{extra}]'")
         loaded = sys.modules.get(name)
         found = _version(name.replace("_", "-")) or str(getattr(loaded, "__version__", "installed"))
         return Check(name, "ok", found)

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 #: Columns of a table that goes into a file or a pipe, where there is no terminal to ask.
 _PIPE_WIDTH = 150
@@ -29,12 +30,12 @@ def message(text: str) -> None:
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
-    """A table whose columns after the first are right-aligned."""
+    """A table whose columns after the first are right-aligned; text is taken literally, ``Text`` as it is."""
     out = Table(title=title, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
         out.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
-        out.add_row(*("" if v is None else str(v) for v in row))
+        out.add_row(*(v if isinstance(v, Text) else Text("" if v is None else str(v)) for v in row))
     return out
 
 

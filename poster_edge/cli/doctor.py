@@ -15,6 +15,8 @@ def command(*, as_json: bool) -> None:
 
     Exit code 0 when 'poster-edge run' can work on a photo, else 4.
     """
+    from rich.text import Text
+
     from poster_edge.cli import console
     from poster_edge.cli.checks import all_checks
     from poster_edge.errors import UnavailableError
@@ -23,8 +25,8 @@ def command(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(c) for c in checks], indent=1))
     else:
-        marks = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]"}
-        rows = [[c.name, marks[c.state], c.found, c.remedy] for c in checks]
+        styles = {"ok": "green", "absent": "yellow", "broken": "red"}
+        rows = [[c.name, Text(c.state, style=styles[c.state]), c.found, c.remedy] for c in checks]
         out = console.table("poster-edge doctor", ["part", "state", "found", "what to do"], rows)
         for column in out.columns:
             column.justify, column.overflow = "left", "fold"

@@ -101,7 +101,9 @@ def test_doctor_knows_this_environment(poster_edge: Command) -> None:
     assert "hashes match" in checks["default model"]["found"]
     assert checks["torch"]["state"] == "ok"
     assert all(c["remedy"] for c in checks.values() if c["state"] != "ok")
-    assert "poster-edge doctor" in poster_edge("doctor").stdout
+    shown = poster_edge("doctor").stdout
+    assert "poster-edge doctor" in shown
+    assert "[tensorrt]" in shown, "brackets are text, not markup"
 
 
 def test_output_into_a_closed_pipe_is_quiet() -> None:

@@ -40,7 +40,7 @@ def command(
         raise UsageError("export needs either --model or --checkpoint")
     if random_weights and checkpoint is not None:
         raise UsageError("--random-weights goes with --model, not with --checkpoint")
-    for package in ("torch", "safetensors", "onnx", "onnxscript"):
+    for package in ("onnx", "onnxscript", "torch", "safetensors"):
         require(package, purpose="export a model")
     from poster_edge.cli.export_steps import comparison_inputs, load_source, pack
     from poster_edge.runtime.bundle import check_target

@@ -78,7 +78,7 @@ class Bomb:
 
 def test_code_in_a_pickle_does_not_run(tmp_path: Path) -> None:
     target = tmp_path / "executed"
-    (tmp_path / "bomb.pth").write_bytes(pickle.dumps({"model_state_dict": Bomb(target)}))
+    (tmp_path / "bomb.pth").write_bytes(pickle.dumps({"model_state_dict": Bomb(target)}, protocol=2))
     with pytest.raises(InputError, match="refused"):
         read_official(tmp_path / "bomb.pth")
     assert not target.exists()

@@ -16,13 +16,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- figures:begin", "<!-- figures:end -->"
 
-#: Measured on the same validation split by the people who prepared the data; see the table's note.
-PEERS = [
-    ["`fer` 25.10.3, its network fed as trained", "58.4 %"],
-    ["`fer` 25.10.3 through its own API", "42.8 %"],
-    ["`facex` 1.1.0", "42.5 %"],
-]
-
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
@@ -55,9 +48,6 @@ def accuracy() -> str:
             "the epoch and the temperature, so the figures are slightly optimistic; the third split was never seen.",
             table(["", "validation", f"without the {twins} twins"], rows),
             table(["recall", *recall], [["", *recall.values()]]),
-            "For comparison, other packages on the same split (measured by those who prepared the data for this "
-            "project, not by a command in this repository):",
-            table(["package", "accuracy"], PEERS),
             "![confusion matrix](benchmarks/results/confusion_poster-nano_fer2013.png)",
         ]
     )

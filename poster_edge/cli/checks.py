@@ -15,7 +15,7 @@ from pathlib import Path
 
 from poster_edge import __version__
 from poster_edge.errors import PosterEdgeError
-from poster_edge.optional import available
+from poster_edge.optional import EXTRAS, available
 
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
@@ -53,13 +53,14 @@ def all_checks() -> list[Check]:
     return [check() for check in checks]
 
 
+#: Optional package -> what it is for; :data:`poster_edge.optional.EXTRAS` says which extra brings it.
 _OPTIONAL = {
-    "torch": ("train", "train, convert, export"),
-    "safetensors": ("train", "train, convert, export"),
-    "onnx": ("export", "export"),
-    "onnxscript": ("export", "export"),
-    "tensorrt": ("tensorrt", "TensorRT engines"),
-    "tensorrt_rtx": ("tensorrt-rtx", "TensorRT-RTX engines"),
+    "torch": "train, convert, export",
+    "safetensors": "train, convert, export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "tensorrt": "TensorRT engines",
+    "tensorrt_rtx": "TensorRT-RTX engines",
 }
 
 
@@ -166,11 +167,10 @@ def _gpu() -> Check:
     return Check("NVIDIA GPU", "ok", done.stdout.strip().replace("\n", "; "))
 
 
-def _optional(name: str, purpose: tuple[str, str]) -> Callable[[], Check]:
+def _optional(name: str, purpose: str) -> Callable[[], Check]:
     def check() -> Check:
-        extra, needed_for = purpose
         if not available(name):
-            return Check(name, "absent", f"needed for: {needed_for}", f"pip install 'poster-edge[{extra}]'")
+            return Check(name, "absent", f"needed for: {purpose}", f"pip install 'poster-edge[{EXTRAS[name]}]'")
         loaded = sys.modules.get(name)
         found = _version(name.replace("_", "-")) or str(getattr(loaded, "__version__", "installed"))
         return Check(name, "ok", found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from poster_edge.files import write_atomic
 from poster_edge.labels import LABEL_SETS
 from poster_edge.models.checkpoint import ModelInfo, load_model, save_checkpoint
 from poster_edge.models.config import model_config
-from poster_edge.models.official import DEAD_PREFIXES, live_parameters, official_preprocess
+from poster_edge.models.official import live_parameters, official_preprocess
 from poster_edge.models.poster import Poster
 from poster_edge.models.registry import REGISTRY
 from poster_edge.runtime.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, load_bundle, write_bundle, zoo_names
@@ -52,9 +53,9 @@ def load_source(model: str | None, checkpoint: Path | None, *, random_weights: b
     if random_weights:
         labels = LABEL_SETS[REGISTRY[model].trained_on]
         torch.manual_seed(0)
-        info = ModelInfo(model, labels.classes, official_preprocess(labels), labels.name, source=RANDOM_WEIGHTS)
-        preprocess = Preprocess(**{**info.preprocess.to_dict(), "size": config.input_size})
-        return Poster(config).eval(), ModelInfo(**{**vars(info), "preprocess": preprocess})
+        preprocess = replace(official_preprocess(labels), size=config.input_size)
+        info = ModelInfo(model, labels.classes, preprocess, labels.name, source=RANDOM_WEIGHTS)
+        return Poster(config).eval(), info
     if model not in zoo_names():
         raise UnavailableError(
             f"{model} comes without weights; pass --checkpoint with a converted published file "
@@ -103,8 +104,7 @@ def pack(
         if not parity:
             raise GateError(f"the exported graph differs from PyTorch: {parity}; nothing was written")
         files = {MODEL_FILE: graph}
-        state = {k: v for k, v in network.state_dict().items() if not k.startswith(DEAD_PREFIXES[:1])}
-        if sum(v.numel() * v.element_size() for v in state.values()) <= _MAX_PACKED_WEIGHTS:
+        if sum(v.numel() * v.element_size() for v in network.state_dict().values()) <= _MAX_PACKED_WEIGHTS:
             files[WEIGHTS_FILE] = Path(folder) / WEIGHTS_FILE
             save_checkpoint(files[WEIGHTS_FILE], network.state_dict(), info)
         card = Path(folder) / "MODEL_CARD.md"

@@ -19,7 +19,7 @@ from poster_edge.data.preprocess import resize_square, to_channels
 from poster_edge.errors import InputError
 from poster_edge.labels import LABEL_SETS, canonical
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp"})
 
 #: Split names found in files -> the role they play here.
 SPLIT_ROLES = {"Training": "train", "PublicTest": "validation", "train": "train", "validation": "validation"}

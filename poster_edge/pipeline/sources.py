@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from poster_edge.data.faces import IMAGE_SUFFIXES
 from poster_edge.errors import InputError, UsageError
 from poster_edge.pipeline.frame import Source
 from poster_edge.pipeline.headers import sniff
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".gif"})
 
 _STREAMS = ("rtsp://", "rtsps://", "http://", "https://", "csi://", "v4l2://")

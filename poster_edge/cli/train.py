@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="standard learns fast; strong holds off overfitting in long runs.",
 )
+@click.option("--mixup", default=0.0, show_default=True, help="Blend image pairs, shares from Beta(A, A); 0: never.")
+@click.option("--teacher", type=click.Path(path_type=Path), help="A .safetensors whose opinion joins the labels.")
+@click.option("--teacher-weight", default=0.3, show_default=True, help="Its share of the targets.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option(
@@ -51,6 +54,9 @@ def command(
     batch: int,
     lr: float,
     augmentation: str,
+    mixup: float,
+    teacher: Path | None,
+    teacher_weight: float,
     seed: int,
     device: str,
     precision: str,
@@ -89,12 +95,15 @@ def command(
                 lr=lr,
                 seed=seed,
                 warmup=min(2, epochs),
+                mixup=mixup,
+                teacher_weight=teacher_weight if teacher else 0.0,
                 augmentation=AUGMENTATIONS[augmentation],
             ),
             landmark_epochs=landmark_epochs,
             device=_device(device, precision),
             reporter=reporter,
             init=init,
+            teacher=teacher,
         )
         run.start(resume=resume)
         errors = run.train_landmarks()

@@ -13,18 +13,19 @@ from torch.nn import functional as F
 from poster_edge.models.poster import Poster
 from poster_edge.train.augment import appearance, random_affine, warp
 from poster_edge.train.loop import Device, Loop
+from poster_edge.train.targets import mixup
 
 
 def train_epoch(
     loop: Loop,
     model: Poster,
     images: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     indices: Tensor,
     normalise: Callable[[Tensor], Tensor],
     tick: Callable[[], None],
 ) -> float:
-    """One epoch over ``indices``; images (N, K, S, S) uint8, labels (N,); returns the mean loss."""
+    """One epoch over ``indices``; images (N, K, S, S) uint8, targets (N, C); returns the mean loss."""
     model.train()
     model.freeze_landmarks(batch_norm=True)
     generator = loop.generator()
@@ -35,11 +36,13 @@ def train_epoch(
         matrices, _ = random_affine(len(rows), recipe.augmentation, generator)
         pixels = warp(images[rows].float() / 255, matrices)
         pixels = appearance(pixels, recipe.augmentation, generator).to(loop.device.name)
-        target = labels[rows].to(loop.device.name)
+        target = targets[rows].to(loop.device.name)
+        if recipe.mixup:
+            pixels, target = mixup(pixels, target, recipe.mixup)
 
         def loss_of(pixels: Tensor = pixels, target: Tensor = target) -> Tensor:
             logits = model(normalise(pixels)).float()
-            return F.cross_entropy(logits, target, label_smoothing=recipe.label_smoothing)
+            return F.cross_entropy(logits, target)
 
         losses.append(loop.step(loss_of, loop.progress.epoch + step / steps))
         tick()

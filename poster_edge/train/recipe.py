@@ -51,6 +51,8 @@ class Recipe:
         label_smoothing: share of the target spread over all classes.
         ema_decay: of the averaged weights, which are what is evaluated and kept.
         clip: largest global gradient norm.
+        mixup: alpha of the Beta distribution that image pairs are blended by; 0: no blending.
+        teacher_weight: share of the target that a teacher's opinion has, where there is one.
         seed: of initialisation, order and augmentation.
         augmentation: see :class:`Augmentation`.
     """
@@ -63,12 +65,16 @@ class Recipe:
     label_smoothing: float = 0.1
     ema_decay: float = 0.999
     clip: float = 5.0
+    mixup: float = 0.0
+    teacher_weight: float = 0.0
     seed: int = 0
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or self.lr <= 0:
             raise UsageError("training needs at least 1 epoch, a batch of 2 and a learning rate above 0")
+        if self.mixup < 0 or not 0 <= self.teacher_weight <= 1:
+            raise UsageError("mixup must be 0 or more, the teacher's weight between 0 and 1")
 
 
 #: Landmark pre-training: stronger geometry, because the points must follow it.

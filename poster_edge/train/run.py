@@ -31,7 +31,7 @@ from poster_edge.models.backbones import MobileFaceNet
 from poster_edge.models.checkpoint import ModelInfo, describe_source, load_model, save_checkpoint
 from poster_edge.models.config import model_config
 from poster_edge.models.poster import Poster
-from poster_edge.train import expression, landmarks
+from poster_edge.train import expression, landmarks, targets
 from poster_edge.train.loop import Device, Loop
 from poster_edge.train.metrics import Metrics, evaluate
 from poster_edge.train.recipe import LANDMARK_RECIPE, Recipe
@@ -67,9 +67,11 @@ class TrainingRun:
         device: where to compute.
         reporter: told about progress.
         init: checkpoint whose weights to start from, landmark stream included, instead of from scratch.
+        teacher: checkpoint of the same classes and preprocessing whose opinion joins the labels, weighted by
+            ``recipe.teacher_weight``.
 
     Raises:
-        UsageError: ``init`` is of another model or has other classes.
+        UsageError: ``init`` is of another model, or ``init`` or ``teacher`` has other classes.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class TrainingRun:
         device: Device,
         reporter: Reporter,
         init: Path | None = None,
+        teacher: Path | None = None,
     ) -> None:
         self.folder, self.faces, self.points = folder, faces, points
         self.recipe, self.device, self.reporter = recipe, device, reporter
@@ -93,7 +96,7 @@ class TrainingRun:
         torch.set_flush_denormal(True)
         config = model_config(model_name, num_classes=len(faces.classes))
         self.model = device.place(Poster(config))
-        self.init = init
+        self.init, self.teacher = init, teacher
         if init is not None:
             self._start_from(init)
         self.preprocess = _preprocess(faces, config.input_size)
@@ -136,6 +139,7 @@ class TrainingRun:
         """What was asked, for the records."""
         return {
             **({"init": describe_source(self.init)} if self.init else {}),
+            **({"teacher": describe_source(self.teacher)} if self.teacher else {}),
             "model": self.model.config.variant,
             "data": self.faces.name,
             "classes": self.faces.classes,
@@ -157,6 +161,19 @@ class TrainingRun:
                 f"{', '.join(wanted[1])}"
             )
         self.model.load_state_dict(model.state_dict())
+
+    def _targets(self, train: Tensor) -> Tensor:
+        """Targets (N, C) of all images; a teacher is asked about the rows ``train`` only."""
+        recipe = self.recipe
+        table = targets.smoothed(self.labels, len(self.faces.classes), recipe.label_smoothing)
+        if self.teacher is None:
+            return table
+        teacher, info = load_model(self.teacher)
+        if (info.classes, info.preprocess) != (self.faces.classes, self.preprocess):
+            raise UsageError(f"{self.teacher} has other classes or another preprocessing; it cannot teach this run")
+        teacher = self.device.place(teacher)
+        opinion = targets.opinions(teacher, self.images, train, self.normalise, self.device)
+        return (1 - recipe.teacher_weight) * table + recipe.teacher_weight * opinion
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(B, K, S, S) in 0..1 -> (B, 3, S, S) as the network wants it."""
@@ -196,6 +213,7 @@ class TrainingRun:
             loop.resume(state)
         train, held = torch.from_numpy(self.split.train), torch.from_numpy(self.split.validation)
         averaged = self.device.place(Poster(self.model.config))
+        table = self._targets(train)
         self.reporter.start(
             "expression", (loop.recipe.epochs - loop.progress.epoch) * (len(train) // loop.recipe.batch)
         )
@@ -204,7 +222,7 @@ class TrainingRun:
                 return False
             began = time.monotonic()
             loss = expression.train_epoch(
-                loop, self.model, self.images, self.labels, train, self.normalise, self.reporter.tick
+                loop, self.model, self.images, table, train, self.normalise, self.reporter.tick
             )
             averaged.load_state_dict(loop.average.state)
             logits = expression.predict(averaged, self.images[held], self.normalise, self.device)

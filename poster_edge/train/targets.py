@@ -1,0 +1,62 @@
+"""Soft targets of expression training: smoothed labels, a teacher's opinion, mixed pairs.
+
+Sources: Szegedy et al., "Rethinking the Inception Architecture" (2016), section 7 (label smoothing);
+Hinton et al., "Distilling the Knowledge in a Neural Network" (2015); Reed et al., "Training Deep
+Neural Networks on Noisy Labels with Bootstrapping" (2015), eq. 6 (a teacher of the same kind, against
+wrong labels); Zhang et al., "mixup: Beyond Empirical Risk Minimization" (2018), eq. 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from poster_edge.models.poster import Poster
+from poster_edge.train.loop import Device
+
+
+def smoothed(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """Labels (N,) -> targets (N, C): ``smoothing`` is spread over all classes, the label's own included."""
+    one_hot = torch.nn.functional.one_hot(labels, num_classes).float()
+    return one_hot * (1 - smoothing) + smoothing / num_classes
+
+
+@torch.no_grad()
+def opinions(
+    teacher: Poster,
+    images: Tensor,
+    rows: Tensor,
+    normalise: Callable[[Tensor], Tensor],
+    device: Device,
+    *,
+    batch: int = 256,
+) -> Tensor:
+    """Probabilities (N, C) a teacher gives images (N, K, S, S) uint8, averaged over both mirrorings.
+
+    Only ``rows`` are computed; the others stay 0 and must not be trained on.
+    """
+    teacher.eval()
+    out = torch.zeros(len(images), teacher.config.num_classes)
+    for start in range(0, len(rows), batch):
+        chosen = rows[start : start + batch]
+        pixels = images[chosen].float().to(device.name) / 255
+        with device.precision():
+            views = [teacher(normalise(view)).float().softmax(dim=1) for view in (pixels, pixels.flip(3))]
+        out[chosen] = (sum(views) / 2).cpu()
+    return out
+
+
+def mixup(pixels: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Blend every image (B, K, S, S) and its target (B, C) with another of the batch.
+
+    The share of each blend is drawn from Beta(alpha, alpha) on torch's global generator.
+    """
+    share = torch.distributions.Beta(alpha, alpha).sample(torch.Size([len(pixels)])).to(pixels)
+    partner = torch.randperm(len(pixels)).to(pixels.device)
+    blend = share[:, None, None, None]
+    return (
+        blend * pixels + (1 - blend) * pixels[partner],
+        share[:, None] * targets + (1 - share[:, None]) * targets[partner],
+    )

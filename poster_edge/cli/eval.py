@@ -19,6 +19,13 @@ import click
     help="Which rows; auto: the validation split where the data has one, else all.",
 )
 @click.option("--runtime", type=click.Choice(["auto", "onnxruntime"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="Which of the bundle's models; auto: the one it was exported for.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one operator.")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per inference.")
@@ -30,6 +37,7 @@ def command(
     data: Path,
     split: str,
     runtime: str,
+    precision: str,
     device: str,
     threads: int | None,
     batch: int,
@@ -55,13 +63,13 @@ def command(
     bundle = load_bundle(model)
     faces = load_faces(data)
     rows = select(faces, bundle.manifest.classes, split)
-    with Classifier(bundle, runtime=runtime, device=device, threads=threads) as classifier:
+    with Classifier(bundle, runtime=runtime, precision=precision, device=device, threads=threads) as classifier:
         logits, read, problems = predict(classifier, faces, rows.indices, batch)
     for problem in problems:
         console.message(f"error: {problem}")
     if not read.any():
         raise InputError(f"{data}: not one of {len(rows.indices)} images could be read")
-    labels, temperature = rows.labels[read], bundle.manifest.temperature
+    labels, temperature = rows.labels[read], classifier.temperature
     metrics = evaluate(logits, labels, classifier.classes, temperature=temperature)
     report = {
         "model": bundle.manifest.model,
@@ -69,6 +77,7 @@ def command(
         "data": str(data),
         "split": rows.split,
         "runtime": classifier.runtime,
+        "precision": classifier.precision,
         "temperature": temperature,
         "unknown_class": rows.unknown,
         "unreadable": len(problems),

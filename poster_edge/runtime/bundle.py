@@ -12,7 +12,7 @@ from pathlib import Path
 
 from poster_edge.errors import PosterEdgeError, UsageError
 from poster_edge.files import sha256, sweep, sync_folder, temporary_name
-from poster_edge.runtime.manifest import FILE_NAME, Artefact, BundleError, Manifest, read_manifest
+from poster_edge.runtime.manifest import FILE_NAME, MODEL_FILES, Artefact, BundleError, Manifest, read_manifest
 
 DEFAULT_BUNDLE = "poster-nano"
 MODEL_FILE = "model.onnx"
@@ -55,16 +55,29 @@ class Bundle:
             raise BundleError(f"{path}: its SHA-256 is not the manifest's: damaged or changed; export the bundle again")
         return data
 
-    def model_file(self, precision: str = "fp32") -> str:
+    def model_file(self, precision: str, *, placement: str = "inputs-outputs") -> str:
         """Name of the ONNX file of a precision.
+
+        Args:
+            precision: "fp32", "fp16" or "int8".
+            placement: which of two INT8 models is wanted; where there is but one, that one is named.
 
         Raises:
             BundleError: the bundle has none; lists what it has.
         """
-        have = {a.precision: n for n, a in self.manifest.artefacts.items() if n.endswith(".onnx")}
-        if precision not in have:
-            raise BundleError(f"{self.folder}: no {precision} model; it has {', '.join(have) or 'none'}")
-        return have[precision]
+        have = {n: a for n, a in self.manifest.artefacts.items() if a.precision}
+        fits = sorted((a.placement != placement, n) for n, a in have.items() if a.precision == precision)
+        if not fits:
+            there = ", ".join(dict.fromkeys(a.precision for a in have.values())) or "none"
+            raise BundleError(
+                f"{self.folder}: no {precision} model, it has {there}; export one with --precision {precision}"
+            )
+        return fits[0][1]
+
+    def temperature(self, file: str) -> float:
+        """What divides the logits of one of its models before the softmax."""
+        own = self.manifest.artefacts[file].temperature
+        return self.manifest.temperature if own is None else own
 
     def verify(self) -> None:
         """Check every file against the manifest.
@@ -100,13 +113,21 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     return Bundle(folder, read_manifest(folder))
 
 
-def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, Path], *, force: bool = False) -> Bundle:
+def write_bundle(
+    folder: Path,
+    manifest: Manifest,
+    files: Mapping[str, Path],
+    *,
+    temperatures: Mapping[str, float] | None = None,
+    force: bool = False,
+) -> Bundle:
     """Write a bundle whole: into a temporary folder beside the target, then renamed.
 
     Args:
         folder: target; must not exist, unless ``force`` and it is a bundle.
         manifest: without artefacts; they are filled in here.
         files: file name in the bundle -> file to copy.
+        temperatures: of models that have their own, by file name.
         force: replace an existing bundle.
 
     Raises:
@@ -119,7 +140,8 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, Path], *,
     temporary = temporary_name(folder)
     try:
         temporary.mkdir()
-        artefacts = {name: _copy(source, temporary / name) for name, source in files.items()}
+        own = temperatures or {}
+        artefacts = {name: _copy(source, temporary / name, own.get(name)) for name, source in files.items()}
         complete = replace(manifest, artefacts=artefacts)
         _write(temporary / FILE_NAME, complete.to_json().encode())
         sync_folder(temporary)
@@ -145,18 +167,12 @@ def check_target(folder: Path, *, force: bool) -> None:
         raise UsageError(f"{folder} exists; pass --force to replace it, or choose another -o")
 
 
-def precision_of(name: str) -> str:
-    """Precision an ONNX file of a bundle is in, by its name; "" for other files."""
-    if not name.endswith(".onnx"):
-        return ""
-    return {"model.fp16.onnx": "fp16", "model.int8.onnx": "int8"}.get(name, "fp32")
-
-
-def _copy(source: Path, target: Path) -> Artefact:
+def _copy(source: Path, target: Path, temperature: float | None) -> Artefact:
     shutil.copyfile(source, target)
     with target.open("rb+") as file:
         os.fsync(file.fileno())
-    return Artefact(sha256(target), target.stat().st_size, precision_of(target.name))
+    precision, placement = MODEL_FILES.get(target.name, ("", ""))
+    return Artefact(sha256(target), target.stat().st_size, precision, placement, temperature)
 
 
 def _write(path: Path, data: bytes) -> None:

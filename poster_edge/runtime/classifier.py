@@ -25,24 +25,35 @@ class Classifier:
     Args:
         bundle: an opened bundle.
         runtime: one of ``RUNTIMES``.
+        precision: "fp32", "fp16" or "int8"; "auto": the manifest's.
         device: "auto", "cpu" or "cuda:N".
         threads: of one operator; None leaves the choice to the runtime.
 
     Attributes:
         classes: ordered class names.
         preprocess: the bundle's settings, crop margin included.
+        precision: of the model that runs.
+        temperature: divides its logits before the softmax.
         runtime: what really runs.
         last_ms: "preprocess" and "infer" of the last call, in ms.
     """
 
     def __init__(
-        self, bundle: Bundle, *, runtime: str = "auto", device: str = "auto", threads: int | None = None
+        self,
+        bundle: Bundle,
+        *,
+        runtime: str = "auto",
+        precision: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
     ) -> None:
         self.bundle = bundle
+        self.precision = bundle.manifest.precision if precision == "auto" else precision
         self.classes = bundle.manifest.classes
         self.preprocess = bundle.manifest.preprocess
         self.last_ms: dict[str, float] = {"preprocess": 0.0, "infer": 0.0}
-        self._runner = make_runner(bundle, runtime=runtime, device=device, threads=threads)
+        self._runner = make_runner(bundle, runtime=runtime, precision=self.precision, device=device, threads=threads)
+        self.temperature = bundle.temperature(self._runner.file)
 
     @property
     def runtime(self) -> str:
@@ -76,16 +87,17 @@ class Classifier:
         logits = self.logits(crops)
         if not len(logits):
             return logits.astype(np.float64)
-        return softmax(logits, temperature=self.bundle.manifest.temperature)
+        return softmax(logits, temperature=self.temperature)
 
 
-def make_runner(bundle: Bundle, *, runtime: str, device: str, threads: int | None) -> Runner:
-    """The runner for a ``--runtime`` and a ``--device``.
+def make_runner(bundle: Bundle, *, runtime: str, precision: str, device: str, threads: int | None) -> Runner:
+    """The runner for a ``--runtime``, a ``--precision`` and a ``--device``.
 
     Raises:
         UsageError: an unknown runtime.
         UnavailableError: a known one that cannot serve here.
+        BundleError: the bundle has no model of that precision.
     """
     if runtime not in RUNTIMES:
         raise UsageError(f"--runtime {runtime}: expected one of {', '.join(RUNTIMES)}")
-    return OrtRunner(bundle, device=device, threads=threads)
+    return OrtRunner(bundle, precision=precision, device=device, threads=threads)

@@ -11,7 +11,7 @@ from typing import Any
 from poster_edge.config import Preprocess
 from poster_edge.errors import InputError, UnavailableError
 
-SCHEMA = 1
+SCHEMA = 2
 FILE_NAME = "manifest.json"
 _MAX_BYTES = 1 << 20
 _ARTEFACT_NAME = re.compile(r"(engines/)?[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -30,11 +30,27 @@ class Artefact:
         sha256: of its content.
         bytes: its size.
         precision: "fp32", "fp16" or "int8" for a model, "" for other files.
+        placement: where an INT8 model is quantised, one of :data:`PLACEMENTS`; "" for other files.
+        temperature: divides this model's logits before the softmax; None: the manifest's temperature.
     """
 
     sha256: str
     bytes: int
     precision: str = ""
+    placement: str = ""
+    temperature: float | None = None
+
+
+#: File name of each model of a bundle -> its precision and, for INT8, where activations are quantised.
+MODEL_FILES: dict[str, tuple[str, str]] = {
+    "model.onnx": ("fp32", ""),
+    "model.fp16.onnx": ("fp16", ""),
+    "model.int8.onnx": ("int8", "inputs-outputs"),
+    "model.int8-inputs.onnx": ("int8", "inputs"),
+}
+PRECISIONS = ("fp32", "fp16", "int8")
+#: "inputs-outputs": for onnxruntime's integer kernels; "inputs", with an FP16 rest: for TensorRT and OpenVINO.
+PLACEMENTS = ("inputs-outputs", "inputs")
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,8 @@ class Manifest:
         artefacts: every file of the bundle but the manifest, by name.
         input_name: of the ONNX graph, float32 (N, 3, S, S), normalised.
         output_name: of the ONNX graph, logits (N, C).
-        temperature: divides the logits before the softmax.
+        precision: of the model that runs when none is asked for.
+        temperature: divides the logits before the softmax, unless a model's artefact has its own.
         dataset: name of the data set the weights were trained on.
         source: where the weights came from: file name and SHA-256, or "random weights".
         training: data, split, metrics and recipe of the training, as recorded there.
@@ -66,6 +83,7 @@ class Manifest:
     artefacts: dict[str, Artefact]
     input_name: str = "image"
     output_name: str = "logits"
+    precision: str = "fp32"
     temperature: float = 1.0
     dataset: str = ""
     source: str = ""
@@ -147,7 +165,12 @@ def _check_types(values: dict[str, Any]) -> None:
         raise ValueError("'classes' must list at least two names")
     if len(set(classes)) != len(classes):
         raise ValueError("'classes' names a class twice")
-    temperature = values["temperature"]
+    if values["precision"] not in PRECISIONS:
+        raise ValueError(f"'precision' is {values['precision']!r}, expected one of {', '.join(PRECISIONS)}")
+    _check_temperature(values["temperature"])
+
+
+def _check_temperature(temperature: Any) -> None:
     if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0.01 <= temperature <= 100:
         raise ValueError(f"'temperature' is {temperature!r}, expected 0.01 to 100")
 
@@ -156,10 +179,14 @@ def _artefact(name: str, entry: Any) -> Artefact:
     if not _ARTEFACT_NAME.fullmatch(name) or name == FILE_NAME:
         raise ValueError(f"artefact {name!r} has no plain file name")
     if not isinstance(entry, dict) or set(entry) != {f.name for f in fields(Artefact)}:
-        raise ValueError(f"artefact {name}: needs sha256, bytes and precision")
+        raise ValueError(f"artefact {name}: needs {', '.join(f.name for f in fields(Artefact))}")
     digest, size, precision = entry["sha256"], entry["bytes"], entry["precision"]
     if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
         raise ValueError(f"artefact {name}: sha256 must be 64 hexadecimal digits")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 0 or precision not in ("", "fp32", "fp16", "int8"):
-        raise ValueError(f"artefact {name}: bytes or precision out of range")
-    return Artefact(digest, size, precision)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise ValueError(f"artefact {name}: bytes out of range")
+    if (precision, entry["placement"]) != MODEL_FILES.get(name, ("", "")):
+        raise ValueError(f"artefact {name}: precision or placement does not go with this name")
+    if entry["temperature"] is not None:
+        _check_temperature(entry["temperature"])
+    return Artefact(**entry)

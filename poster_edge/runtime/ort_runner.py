@@ -32,15 +32,14 @@ class OrtRunner:
         self, bundle: Bundle, *, precision: str = "fp32", device: str = "auto", threads: int | None = None
     ) -> None:
         self.bundle = bundle
-        self.precision = precision
+        self.file = bundle.model_file(precision, placement="inputs-outputs")
         self.threads = threads
         self.provider, self.options = _provider(device)
         self.description = f"onnxruntime {ort.__version__}"
         self._session: ort.InferenceSession | None = None
 
     def __enter__(self) -> OrtRunner:
-        name = self.bundle.model_file(self.precision)
-        data = self.bundle.read(name)
+        data = self.bundle.read(self.file)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
@@ -51,11 +50,11 @@ class OrtRunner:
             self._session = ort.InferenceSession(data, options, providers=providers)
         except Exception as error:  # onnxruntime raises many types, UnicodeDecodeError among them
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BundleError(f"{self.bundle.folder / name}: onnxruntime cannot load it: {reason}") from error
+            raise BundleError(f"{self.bundle.folder / self.file}: onnxruntime cannot load it: {reason}") from error
         used = self._session.get_providers()[0]
         if used != self.provider:
             raise UnavailableError(f"{self.provider} was asked for but onnxruntime chose {used}; use --device cpu")
-        self._check_names(name)
+        self._check_names()
         self.description = f"onnxruntime {ort.__version__} ({used.removesuffix('ExecutionProvider')})"
         return self
 
@@ -72,7 +71,7 @@ class OrtRunner:
         outputs = self._session.run(names, dict(feed))
         return {n: np.asarray(o) for n, o in zip(names, outputs, strict=True)}
 
-    def _check_names(self, file: str) -> None:
+    def _check_names(self) -> None:
         assert self._session is not None
         manifest = self.bundle.manifest
         inputs = {i.name: i.shape for i in self._session.get_inputs()}
@@ -80,11 +79,11 @@ class OrtRunner:
         size, classes = manifest.preprocess.size, len(manifest.classes)
         if list(inputs) != [manifest.input_name] or inputs[manifest.input_name][1:] != [3, size, size]:
             raise BundleError(
-                f"{file}: inputs {inputs} do not fit the manifest ('{manifest.input_name}' of (N, 3, {size}, {size}))"
+                f"{self.file}: inputs {inputs} do not fit the manifest, '{manifest.input_name}' (N, 3, {size}, {size})"
             )
         if outputs.get(manifest.output_name, [None])[-1] != classes:
             raise BundleError(
-                f"{file}: outputs {outputs} do not fit the manifest ('{manifest.output_name}' of (N, {classes}))"
+                f"{self.file}: outputs {outputs} do not fit the manifest, '{manifest.output_name}' (N, {classes})"
             )
 
 

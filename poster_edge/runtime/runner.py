@@ -14,9 +14,11 @@ class Runner(Protocol):
 
     Attributes:
         description: what really runs, such as "onnxruntime 1.32 (CPU, 2 threads)".
+        file: name of the bundle's model that it runs.
     """
 
     description: str
+    file: str
 
     def __enter__(self) -> Runner: ...
 

@@ -1,0 +1,278 @@
+"""INT8 written into the graph as Quantize/DequantizeLinear pairs around what is to be computed in integers.
+
+Symmetric everywhere (zero points of 0), weights per output channel, biases in float.  Two placements
+from the same ranges:
+
+- ``inputs-outputs``: convolutions are quantised on both sides and elementwise operators between them
+  carry pairs too, which is what onnxruntime's integer kernels ask for;
+- ``inputs``: only what enters a quantised operator, the rest for FP16: TensorRT's and OpenVINO's form.
+
+Source: Wu et al., "Integer Quantization for Deep Learning Inference" (2020), sections 3 and 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from poster_edge.calib.ranges import LEVELS
+from poster_edge.errors import PosterEdgeError, UsageError
+from poster_edge.export.graph import Graph, constant, rebuild
+
+#: Operators between convolutions that onnxruntime computes in integers when pairs stand on both sides.
+_CARRIERS = frozenset({"Relu", "LeakyRelu", "Add", "MaxPool"})
+_FP16_MIN_NORMAL = float(np.finfo(np.float16).tiny)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One operator that is computed in INT8.
+
+    Attributes:
+        node: its name in the graph.
+        kind: "conv", "linear" or "attention" (a product of two activations).
+        activations: the tensors that enter it and must have a range.
+        weight: its constant operand, or None.
+        axis: output-channel axis of the weight.
+        output: the tensor it makes.
+    """
+
+    node: str
+    kind: str
+    activations: tuple[str, ...]
+    weight: str | None
+    axis: int
+    output: str
+
+
+def find_sites(model: onnx.ModelProto) -> list[Site]:
+    """Every operator of a float32 model that can be computed in INT8, in order.
+
+    1-D convolutions (the token mix) are left out: OpenVINO 2026.4 computes them wrongly in INT8.
+    """
+    graph = Graph(model)
+    return [s for node in graph.nodes if (s := _site(graph, node)) is not None]
+
+
+def _site(graph: Graph, node: onnx.NodeProto) -> Site | None:
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return None
+    data, other = node.input[0], node.input[1]
+    if data in graph.initializers:
+        return None
+    weight = graph.initializers.get(other)
+    if node.op_type == "MatMul" and weight is None:
+        return Site(node.name, "attention", (data, other), None, 0, node.output[0])
+    if weight is None or weight.data_type != TensorProto.FLOAT:
+        return None
+    rank = len(weight.dims)
+    if node.op_type == "Conv":
+        return Site(node.name, "conv", (data,), other, 0, node.output[0]) if rank == 4 else None
+    if rank != 2:
+        return None
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    return Site(node.name, "linear", (data,), other, 0 if transposed else 1, node.output[0])
+
+
+def tensors_to_calibrate(model: onnx.ModelProto) -> list[str]:
+    """Names of all tensors whose range either placement may need, in the graph's order."""
+    graph = Graph(model)
+    sites = find_sites(model)
+    wanted = {t for s in sites for t in s.activations} | {s.output for s in sites if s.kind == "conv"}
+    wanted |= {n.output[0] for n in graph.nodes if n.op_type in _CARRIERS}
+    names = [*(i.name for i in model.graph.input), *(o for n in graph.nodes for o in n.output)]
+    return [n for n in names if n in wanted]
+
+
+def quantise(
+    model: onnx.ModelProto,
+    ranges: Mapping[str, float],
+    *,
+    placement: str,
+    kinds: Collection[str] = ("conv", "linear"),
+    exclude: Collection[str] = (),
+    fp16_scales: bool = False,
+) -> onnx.ModelProto:
+    """A copy of a float32 model with Q/DQ pairs.
+
+    Args:
+        model: as exported.
+        ranges: largest magnitude of each tensor of :func:`tensors_to_calibrate`.
+        placement: "inputs-outputs" or "inputs".
+        kinds: which kinds of :class:`Site` are quantised.
+        exclude: names of nodes that stay in float.
+        fp16_scales: choose scales that FP16 represents exactly, for a rest in FP16.
+
+    Raises:
+        UsageError: unknown placement.
+        PosterEdgeError: a range is missing.
+    """
+    if placement not in ("inputs-outputs", "inputs"):
+        raise UsageError(f"placement {placement!r}: expected inputs-outputs or inputs")
+    sites = [s for s in find_sites(model) if s.kind in kinds and s.node not in exclude]
+    missing = {t for s in sites for t in s.activations} - ranges.keys()
+    if missing:
+        raise PosterEdgeError(f"no range for {len(missing)} tensors, such as '{min(missing)}': calibrate this graph")
+    return _Quantiser(model, ranges, sites, fp16_scales).run(both_sides=placement == "inputs-outputs")
+
+
+class _Quantiser:
+    def __init__(
+        self, model: onnx.ModelProto, ranges: Mapping[str, float], sites: list[Site], fp16_scales: bool
+    ) -> None:
+        self.model, self.ranges, self.fp16_scales = model, ranges, fp16_scales
+        self.graph = Graph(model)
+        self.site_of = {s.node: s for s in sites}
+        self.initializers = dict(self.graph.initializers)
+        self.weights: dict[tuple[str, int], str] = {}
+        self.head: list[onnx.NodeProto] = []
+        # (tensor, reading node) -> what that node reads instead
+        self.reads: dict[tuple[str, str], str] = {}
+        # tensor -> nodes that stand right behind its producer
+        self.behind: dict[str, list[onnx.NodeProto]] = {}
+        self.trunk: set[str] = set()
+
+    def run(self, *, both_sides: bool) -> onnx.ModelProto:
+        self.trunk = self._integer_trunk() if both_sides else set()
+        inputs = [value.name for value in self.model.graph.input]
+        for tensor in (*inputs, *(o for n in self.graph.nodes for o in n.output)):
+            if tensor in self.trunk:
+                self._pair_in_trunk(tensor)
+            else:
+                self._pair_for_sites(tensor)
+        nodes: list[onnx.NodeProto] = []
+        for name in inputs:
+            nodes += self.behind.get(name, [])
+        for node in self.graph.nodes:
+            nodes.append(self._rewired(node))
+            for name in node.output:
+                nodes += self.behind.get(name, [])
+        return rebuild(self.model, [*self.head, *nodes], self.initializers.values())
+
+    def _integer_trunk(self) -> set[str]:
+        """What convolutions read and write, and what the carriers between them do."""
+        trunk = {t for s in self.site_of.values() if s.kind == "conv" for t in (*s.activations, s.output)}
+        for node in self.graph.nodes:
+            data = [n for n in node.input if n not in self.graph.initializers]
+            if node.op_type in _CARRIERS and len(data) == len(node.input) and trunk.issuperset(data):
+                trunk.add(node.output[0])
+        return {t for t in trunk if t in self.ranges and t not in self.graph.outputs}
+
+    def _pair_for_sites(self, tensor: str) -> None:
+        """One pair, read by the quantised operators only: everything else keeps its precision."""
+        readers = [n for n in self.graph.consumers.get(tensor, []) if self._quantises(n, tensor)]
+        if readers:
+            paired = self._pair(tensor, tensor, tensor)
+            self.reads.update({(tensor, n.name): paired for n in readers})
+
+    def _pair_in_trunk(self, tensor: str) -> None:
+        """A pair that every reader sees; onnxruntime asks for one pair per reader (see :meth:`_fan_out`)."""
+        readers = self.graph.consumers.get(tensor, [])
+        if len(readers) > 1:
+            self._fan_out(tensor, readers)
+            return
+        for node in readers:
+            self.reads[tensor, node.name] = self._pair(tensor, tensor, tensor)
+
+    def _fan_out(self, tensor: str, readers: list[onnx.NodeProto]) -> None:
+        """Several readers: each quantised one gets a pair of its own, the others read float.
+
+        On x86 onnxruntime turns INT8 into UINT8 pair by pair, and passes over a QuantizeLinear with
+        several readers; all that touches it would fall back to float.  A convolution still needs a
+        pair right behind it, so the tensor is shared behind a one-input Max, which changes nothing
+        and is not optimised away.
+        """
+        shared = tensor
+        producer = self.graph.producer.get(tensor)
+        if producer is not None and producer.name in self.site_of:
+            shared = f"{tensor}_shared"
+            paired = self._pair(tensor, tensor, tensor)
+            self.behind[tensor].append(helper.make_node("Max", [paired], [shared], name=f"{tensor}_Max"))
+        for node in readers:
+            self.reads[tensor, node.name] = (
+                self._pair(tensor, shared, f"{tensor}_for_{node.name}") if self._quantises(node, tensor) else shared
+            )
+
+    def _quantises(self, node: onnx.NodeProto, tensor: str) -> bool:
+        site = self.site_of.get(node.name)
+        return site is not None and tensor in site.activations
+
+    def _range_of(self, tensor: str) -> float:
+        """A tensor that only a ReLU reads is clipped below zero anyway: it takes the ReLU's finer range."""
+        readers = self.graph.consumers.get(tensor, [])
+        if tensor in self.trunk and len(readers) == 1 and readers[0].op_type == "Relu":
+            return self.ranges.get(readers[0].output[0], self.ranges[tensor])
+        return self.ranges[tensor]
+
+    def _pair(self, tensor: str, source: str, stem: str) -> str:
+        """Q and DQ of one activation, behind its producer; returns the name of what comes out."""
+        self._scales(stem, self._scale(np.array(self._range_of(tensor))), np.zeros((), np.int8))
+        constants, quantised, out = [f"{stem}_scale", f"{stem}_zero_point"], f"{stem}_quantized", f"{stem}_dequantized"
+        self.behind.setdefault(tensor, []).extend(
+            (
+                helper.make_node("QuantizeLinear", [source, *constants], [quantised], name=f"{stem}_QuantizeLinear"),
+                helper.make_node("DequantizeLinear", [quantised, *constants], [out], name=f"{stem}_DequantizeLinear"),
+            )
+        )
+        return out
+
+    def _scale(self, top: np.ndarray) -> np.ndarray:
+        """Scale of a range; a range of 0 (nothing but zeros was seen) gets the smallest useful one."""
+        scale = np.maximum(top.astype(np.float64) / LEVELS, 1e-12).astype(np.float32)
+        if not self.fp16_scales:
+            return scale
+        # FP16 keeps fewer digits: round up, so that nothing is clipped that was not, and stay normal.
+        half = scale.astype(np.float16)
+        half = np.where(half < scale, np.nextafter(half, np.float16(np.inf)), half)
+        return np.maximum(half.astype(np.float32), np.float32(_FP16_MIN_NORMAL))
+
+    def _scales(self, name: str, scale: np.ndarray, zero: np.ndarray) -> None:
+        self.initializers[f"{name}_scale"] = constant(f"{name}_scale", scale)
+        self.initializers[f"{name}_zero_point"] = constant(f"{name}_zero_point", zero)
+
+    def _weight(self, site: Site) -> str:
+        assert site.weight is not None
+        key = (site.weight, site.axis)
+        if key not in self.weights:
+            values = self.graph.array(site.weight)
+            others = tuple(i for i in range(values.ndim) if i != site.axis)
+            scale = self._scale(np.abs(values).max(axis=others))
+            shape = [-1 if i == site.axis else 1 for i in range(values.ndim)]
+            levels = np.clip(np.rint(values / scale.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
+            stem = site.weight if not self._is_shared(site.weight) else f"{site.weight}_axis{site.axis}"
+            self.initializers[f"{stem}_quantized"] = constant(f"{stem}_quantized", levels)
+            self._scales(stem, scale, np.zeros(len(scale), np.int8))
+            self.head.append(
+                helper.make_node(
+                    "DequantizeLinear",
+                    [f"{stem}_quantized", f"{stem}_scale", f"{stem}_zero_point"],
+                    [f"{stem}_dequantized"],
+                    name=f"{stem}_DequantizeLinear",
+                    axis=site.axis,
+                )
+            )
+            self.weights[key] = f"{stem}_dequantized"
+        return self.weights[key]
+
+    def _is_shared(self, weight: str) -> bool:
+        """Whether a weight has been quantised along another axis already."""
+        return any(name == weight for name, _ in self.weights)
+
+    def _rewired(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        site = self.site_of.get(node.name)
+        for i, name in enumerate(node.input):
+            if site is not None and name == site.weight:
+                copy.input[i] = self._weight(site)
+            else:
+                copy.input[i] = self.reads.get((name, node.name), name)
+        if node.op_type == "Relu" and self.trunk.issuperset((node.input[0], node.output[0])):
+            # The same function; onnxruntime has an integer kernel for this name only.
+            copy.op_type = "LeakyRelu"
+            copy.attribute.append(helper.make_attribute("alpha", 0.0))
+        return copy

@@ -1,57 +1,208 @@
-"""``poster-edge export``: a model to ONNX, compared with PyTorch on real faces, packed as a bundle."""
+"""``poster-edge export``: a model to ONNX in the precision asked for, judged, packed as a bundle."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from poster_edge.calib.cache import Calibration
+    from poster_edge.cli.export_draft import Draft
+    from poster_edge.cli.export_precision import Options
+    from poster_edge.runtime.bundle import Bundle
+
 
 @click.command(name="export")
-@click.option("--model", help="Name of a model; its packaged weights, unless --random-weights.")
+@click.option("--model", help="Name of a model, or a bundle's folder [default: poster-nano].")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help=".safetensors of 'train' or 'convert'.")
 @click.option("--random-weights", is_flag=True, help="Untrained weights, to measure speed: its labels mean nothing.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle folder to write.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder [default: runs/export/NAME].")
 @click.option("--name", help="Name of the bundle's model in messages [default: the configuration's].")
-@click.option("--data", type=click.Path(path_type=Path), help="Faces to compare on [default: the packaged photos].")
-@click.option("--compare", "images", default=64, show_default=True, help="How many of --data to compare on.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8", "auto"]),
+    help="What the bundle runs in [default: fp32]; auto: the fastest here that passes the gate.",
+)
+@click.option("--int8", is_flag=True, help="Short for --precision int8.")
+@click.option("--half", is_flag=True, help="Short for --precision fp16; with --int8: both, INT8 runs.")
+@click.option(
+    "--target",
+    type=click.Choice(["all", "onnxruntime", "openvino", "tensorrt"]),
+    default="all",
+    show_default=True,
+    help="Whose form of INT8 to write, and what --precision auto times.",
+)
+@click.option("--calib", type=click.Path(path_type=Path), help="Faces, photos or a video that INT8 ranges come from.")
+@click.option(
+    "--calib-method",
+    type=click.Choice(["minmax", "entropy", "percentile", "mse"]),
+    default="mse",
+    show_default=True,
+    help="How INT8 ranges are chosen.",
+)
+@click.option(
+    "--calib-images", type=click.IntRange(1), default=512, show_default=True, help="How many of --calib to use."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of calibration images.")
+@click.option("--gate/--no-gate", default=True, show_default=True, help="Refuse a precision that costs accuracy.")
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled faces that judge [default: packaged photos].")
+@click.option("--judge-images", type=click.IntRange(1), default=4096, show_default=True, help="At most so many judge.")
+@click.option("--compare", "images", default=64, show_default=True, help="How many to compare with PyTorch on.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of one operator [default: the runtime's choice].")
+@click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page about the export to this folder.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 def command(
     *,
     model: str | None,
     checkpoint: Path | None,
     random_weights: bool,
-    output: Path,
+    output: Path | None,
     name: str | None,
+    precision: str | None,
+    int8: bool,
+    half: bool,
+    target: str,
+    calib: Path | None,
+    calib_method: str,
+    calib_images: int,
+    seed: int,
+    gate: bool,
     data: Path | None,
+    judge_images: int,
     images: int,
+    threads: int | None,
+    report: Path | None,
     force: bool,
 ) -> None:
     """Export a model to ONNX and pack it with its manifest and model card.
 
     The graph has a dynamic batch, no BatchNorm and no unused weights. It is checked by ONNX and
-    compared with PyTorch; when the two differ nothing is written and the exit code is 3.
+    compared with PyTorch. FP16 and INT8 are written into the graph and judged against FP32 by the
+    runtime that will run them; where one costs too much, the layers that suffer most go back to
+    float. What does not pass is not written, and the exit code is 3.
     """
     from poster_edge.cli import console
     from poster_edge.errors import UsageError
     from poster_edge.optional import require
 
-    if (model is None) == (checkpoint is None):
-        raise UsageError("export needs either --model or --checkpoint")
-    if random_weights and checkpoint is not None:
-        raise UsageError("--random-weights goes with --model, not with --checkpoint")
-    for package in ("onnx", "onnxscript", "torch", "safetensors"):
-        require(package, purpose="export a model")
-    from poster_edge.cli.export_steps import comparison_inputs, load_source, pack
-    from poster_edge.runtime.bundle import check_target
+    main, also = _precisions(precision, int8=int8, half=half)
+    if model is not None and checkpoint is not None:
+        raise UsageError("export takes --model or --checkpoint, not both")
+    if random_weights and (checkpoint is not None or model is None):
+        raise UsageError("--random-weights goes with --model")
+    if calib is not None and main != "auto" and "int8" not in (main, *also):
+        raise UsageError("--calib is for INT8: add --int8 or --precision auto")
+    require("onnx", purpose="export a model")
+    from poster_edge.cli.export_precision import Options
+    from poster_edge.runtime.bundle import check_target, write_bundle
 
-    check_target(output, force=force)
+    options = Options(
+        precision=main,
+        also=also,
+        target=target,
+        calib=calib,
+        method=calib_method,
+        images=calib_images,
+        seed=seed,
+        gate=gate,
+        data=data,
+        judged=judge_images,
+        threads=threads,
+    )
+    model = model or (None if checkpoint else "poster-nano")
+    base = name or (Path(model).name if model else checkpoint.stem if checkpoint else "model")
+    folder = output or Path("runs/export") / (base if main == "fp32" else f"{base}-{main}")
+    check_target(folder, force=force)
+    with tempfile.TemporaryDirectory(prefix="poster-edge-") as scratch:
+        draft, calibration = _source(
+            model, checkpoint, options, Path(scratch), name=name, random_weights=random_weights, images=images
+        )
+        if options.precisions:
+            draft = _lower(draft, calibration, options, Path(scratch), report)
+        elif report is not None:
+            raise UsageError("--report is about FP16 and INT8: add --half, --int8 or --precision auto")
+        bundle = write_bundle(folder, draft.manifest, draft.files, temperatures=draft.temperatures, force=force)
+    console.message(_done(bundle))
+
+
+def _precisions(precision: str | None, *, int8: bool, half: bool) -> tuple[str, tuple[str, ...]]:
+    """The precision that runs, and those that are made besides.
+
+    Raises:
+        UsageError: the flags contradict each other.
+    """
+    from poster_edge.errors import UsageError
+
+    short = "int8" if int8 else "fp16" if half else None
+    if precision is not None and short is not None and precision != short:
+        raise UsageError(f"--precision {precision} contradicts --{'int8' if int8 else 'half'}")
+    return precision or short or "fp32", ("fp16",) if int8 and half else ()
+
+
+def _source(
+    model: str | None,
+    checkpoint: Path | None,
+    options: Options,
+    scratch: Path,
+    *,
+    name: str | None,
+    random_weights: bool,
+    images: int,
+) -> tuple[Draft, Calibration | None]:
+    """The float32 part: of a finished bundle where that is enough, else exported from PyTorch."""
+    from poster_edge.cli import console
+    from poster_edge.cli.export_draft import reopen
+    from poster_edge.optional import require
+    from poster_edge.runtime.bundle import load_bundle, zoo_names
+
+    is_folder = model is not None and Path(model).is_dir()
+    if model is not None and not random_weights and (is_folder or (options.precisions and model in zoo_names())):
+        bundle = load_bundle(model)
+        console.message(f"starting from {bundle.manifest.model}, exported and compared with PyTorch before")
+        return reopen(bundle, scratch)
+    for package in ("onnxscript", "torch", "safetensors"):
+        require(package, purpose="export a model")
+    from poster_edge.cli.export_steps import comparison_inputs, load_source, trace
+
     network, info = load_source(model, checkpoint, random_weights=random_weights)
-    batches = comparison_inputs(info.preprocess, data, images)
-    bundle, parity = pack(output, network, info, batches, name=name or info.model, force=force)
-    size = sum(a.bytes for a in bundle.manifest.artefacts.values())
+    batches = comparison_inputs(info.preprocess, options.data, images)
+    draft, parity = trace(network, info, batches, scratch, name=name or info.model)
     console.message(f"compared with PyTorch: {parity}")
-    console.message(
-        f"{bundle.folder}: {bundle.manifest.model}, {size / 1e6:.1f} MB; try it: "
+    return draft, None
+
+
+def _lower(
+    draft: Draft, calibration: Calibration | None, options: Options, scratch: Path, report: Path | None
+) -> Draft:
+    from poster_edge.cli import console
+    from poster_edge.cli.export_draft import append_to_card
+    from poster_edge.cli.export_precision import Lowering
+    from poster_edge.cli.export_summary import card_section, report_data
+
+    work = Lowering(draft, calibration, options, scratch, console.message)
+    try:
+        lowered = work.run()
+    finally:
+        # A page about a gate that failed is worth more than one about a gate that passed.
+        if report is not None and work.found.reports:
+            from poster_edge.cli.export_report import write_report
+
+            console.message(f"report: {write_report(report, report_data(work))}")
+    for outcome in work.found.reports.values():
+        if outcome.file in lowered.files:
+            console.message(f"{outcome.file}: {outcome} on {outcome.data}, {outcome.runtime}")
+    if not options.gate:
+        console.message("no gate was run (--no-gate); the manifest says so")
+    append_to_card(lowered, card_section(lowered, work.found))
+    return lowered
+
+
+def _done(bundle: Bundle) -> str:
+    size = sum(a.bytes for a in bundle.manifest.artefacts.values())
+    return (
+        f"{bundle.folder}: {bundle.manifest.model}, runs in {bundle.manifest.precision}, {size / 1e6:.1f} MB; try it: "
         f"poster-edge run --model {bundle.folder} --source PHOTO"
     )

@@ -1,8 +1,7 @@
-"""The steps of ``poster-edge export``: load, trace, compare, pack."""
+"""From a PyTorch model to the draft of a bundle: load, trace, compare."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from poster_edge import __version__
+from poster_edge.cli.export_draft import CARD_FILE, Draft
 from poster_edge.config import Preprocess
 from poster_edge.data.faces import load_faces
 from poster_edge.data.preprocess import to_input
@@ -29,7 +29,7 @@ from poster_edge.models.config import model_config
 from poster_edge.models.official import live_parameters, official_preprocess
 from poster_edge.models.poster import Poster
 from poster_edge.models.registry import REGISTRY
-from poster_edge.runtime.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, load_bundle, write_bundle, zoo_names
+from poster_edge.runtime.bundle import MODEL_FILE, WEIGHTS_FILE, load_bundle, zoo_names
 from poster_edge.runtime.manifest import RANDOM_WEIGHTS, Manifest
 from poster_edge.vision.samples import sample_crops
 
@@ -83,48 +83,48 @@ def comparison_inputs(preprocess: Preprocess, data: Path | None, count: int) -> 
     return batches
 
 
-def pack(
-    output: Path,
-    network: Poster,
-    info: ModelInfo,
-    batches: list[NDArray[np.float32]],
-    *,
-    name: str,
-    force: bool,
-) -> tuple[Bundle, Comparison]:
-    """Export, compare and write the bundle.
+def trace(
+    network: Poster, info: ModelInfo, batches: list[NDArray[np.float32]], folder: Path, *, name: str
+) -> tuple[Draft, Comparison]:
+    """Export to ONNX, compare with PyTorch, and lay out what goes into the bundle.
+
+    Args:
+        network: the model.
+        info: its conventions.
+        batches: real faces to compare on.
+        folder: for the files, until the bundle is written.
+        name: of the bundle's model in messages.
 
     Raises:
-        GateError: the graph does not compute what PyTorch computes; nothing is written.
+        GateError: the graph does not compute what PyTorch computes.
     """
-    with tempfile.TemporaryDirectory(prefix="poster-edge-") as folder:
-        graph = Path(folder) / MODEL_FILE
-        export_onnx(network, network.config.input_size, graph)
-        parity = compare(_torch_model(network), _onnx_model(graph), batches, tolerance=TOLERANCE)
-        if not parity:
-            raise GateError(f"the exported graph differs from PyTorch: {parity}; nothing was written")
-        files = {MODEL_FILE: graph}
-        if sum(v.numel() * v.element_size() for v in network.state_dict().values()) <= _MAX_PACKED_WEIGHTS:
-            files[WEIGHTS_FILE] = Path(folder) / WEIGHTS_FILE
-            save_checkpoint(files[WEIGHTS_FILE], network.state_dict(), info)
-        card = Path(folder) / "MODEL_CARD.md"
-        write_atomic(card, model_card(name, info.classes, info.dataset, info.training, _facts(network, info, parity)))
-        files[card.name] = card
-        manifest = Manifest(
-            model=name,
-            classes=info.classes,
-            preprocess=info.preprocess,
-            artefacts={},
-            input_name=INPUT,
-            output_name=OUTPUT,
-            temperature=info.temperature,
-            dataset=info.dataset,
-            source=info.source,
-            training=info.training,
-            parity=parity.to_dict(),
-            tools=_tools(),
-        )
-        return write_bundle(output, manifest, files, force=force), parity
+    graph = folder / MODEL_FILE
+    export_onnx(network, network.config.input_size, graph)
+    parity = compare(_torch_model(network), _onnx_model(graph), batches, tolerance=TOLERANCE)
+    if not parity:
+        raise GateError(f"the exported graph differs from PyTorch: {parity}; nothing was written")
+    files = {MODEL_FILE: graph}
+    if sum(v.numel() * v.element_size() for v in network.state_dict().values()) <= _MAX_PACKED_WEIGHTS:
+        files[WEIGHTS_FILE] = folder / WEIGHTS_FILE
+        save_checkpoint(files[WEIGHTS_FILE], network.state_dict(), info)
+    files[CARD_FILE] = folder / CARD_FILE
+    card = model_card(name, info.classes, info.dataset, info.training, _facts(network, info, parity))
+    write_atomic(files[CARD_FILE], card)
+    manifest = Manifest(
+        model=name,
+        classes=info.classes,
+        preprocess=info.preprocess,
+        artefacts={},
+        input_name=INPUT,
+        output_name=OUTPUT,
+        temperature=info.temperature,
+        dataset=info.dataset,
+        source=info.source,
+        training=info.training,
+        parity=parity.to_dict(),
+        tools=_tools(),
+    )
+    return Draft(manifest, files), parity
 
 
 def _torch_model(network: Poster) -> Callable[[NDArray[np.float32]], NDArray[Any]]:

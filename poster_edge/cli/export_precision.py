@@ -1,0 +1,476 @@
+"""The lower precisions of ``poster-edge export``: calibrate, convert, judge, restore, keep.
+
+Every candidate is executed by the very runner that ``run`` will use, from a bundle of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from poster_edge.calib.batches import CalibrationSet, sample_rows
+from poster_edge.calib.cache import FILE_NAME as CALIBRATION_FILE
+from poster_edge.calib.cache import Calibration, from_histograms
+from poster_edge.calib.collect import collect
+from poster_edge.calib.gate import GateReport, Thresholds, judge, pass_by_restoring
+from poster_edge.calib.histogram import StreamingHistogram
+from poster_edge.calib.qdq import quantise, tensors_to_calibrate
+from poster_edge.calib.sensitivity import LayerError, layer_errors
+from poster_edge.calib.suitability import MAX_DISTANCE, StatisticsCollector, mismatches
+from poster_edge.calib.temperature import fit_temperature, match_temperature
+from poster_edge.cli import console
+from poster_edge.cli.calib_source import open_calibration
+from poster_edge.cli.eval_report import select
+from poster_edge.cli.export_draft import Draft
+from poster_edge.data.faces import FaceSet, load_faces
+from poster_edge.errors import GateError, InputError, UsageError
+from poster_edge.export.fp16 import input_range, overflow_islands, to_fp16
+from poster_edge.files import sha256, write_atomic
+from poster_edge.optional import available
+from poster_edge.runtime.bundle import MODEL_FILE, Bundle, write_bundle
+from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.manifest import MODEL_FILES
+from poster_edge.runtime.timing import interleaved
+from poster_edge.train.metrics import softmax
+from poster_edge.vision.samples import sample_crops
+
+#: What is computed in INT8 in each placement; see README, "Precision", for what was measured.
+KINDS: dict[str, tuple[str, ...]] = {"inputs-outputs": ("conv", "linear"), "inputs": ("conv", "linear")}
+#: Precision -> target -> the files it needs.
+FILES: dict[str, dict[str, tuple[str, ...]]] = {
+    "fp32": dict.fromkeys(("all", "onnxruntime", "openvino", "tensorrt"), ()),
+    "fp16": dict.fromkeys(("all", "onnxruntime", "openvino", "tensorrt"), ("model.fp16.onnx",)),
+    "int8": {
+        "all": ("model.int8.onnx", "model.int8-inputs.onnx"),
+        "onnxruntime": ("model.int8.onnx",),
+        "openvino": ("model.int8-inputs.onnx",),
+        "tensorrt": ("model.int8-inputs.onnx",),
+    },
+}
+#: A lower precision must be this much faster to be worth its errors.
+_WORTH = 1.03
+#: Images on which the error of single layers and the range of FP16 are measured.
+_FEW = 32
+#: The packaged photos are unlike any data set: only gross differences to them mean anything.
+_PHOTO_DISTANCE = 3.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for, beyond the model.
+
+    Attributes:
+        precision: "fp32", "fp16", "int8" or "auto".
+        also: further precisions to make.
+        target: "all", "onnxruntime", "openvino" or "tensorrt".
+        calib: images for INT8 ranges, or None for the model's own calibration.
+        method: how ranges are chosen.
+        images: how many images to calibrate on.
+        seed: of their selection.
+        gate: whether accuracy is judged.
+        data: labelled faces that judge, or None.
+        judged: at most so many of them.
+        threads: of one operator.
+        thresholds: of the gate.
+    """
+
+    precision: str
+    also: tuple[str, ...] = ()
+    target: str = "all"
+    calib: Path | None = None
+    method: str = "mse"
+    images: int = 512
+    seed: int = 0
+    gate: bool = True
+    data: Path | None = None
+    judged: int = 4096
+    threads: int | None = None
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Lower precisions to make."""
+        wanted = {"fp16", "int8"} if self.precision == "auto" else {self.precision, *self.also}
+        return tuple(p for p in ("fp16", "int8") if p in wanted)
+
+
+@dataclass
+class Findings:
+    """What came out, for messages and the report; filled as the work goes on."""
+
+    reports: dict[str, GateReport] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    histograms: dict[str, StreamingHistogram] = field(default_factory=dict)
+    errors: list[LayerError] = field(default_factory=list)
+    restored: dict[str, list[str]] = field(default_factory=dict)
+    timings: list[tuple[str, float, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Lowering:
+    """Makes the lower precisions of one draft.
+
+    Args:
+        draft: with the float32 graph.
+        calibration: the model's own ranges, where it has some.
+        options: what was asked for.
+        folder: for temporary files.
+        notify: told in one line of whatever the user should know.
+    """
+
+    def __init__(
+        self,
+        draft: Draft,
+        calibration: Calibration | None,
+        options: Options,
+        folder: Path,
+        notify: Callable[[str], None],
+    ) -> None:
+        self.draft, self.options, self.folder, self.notify = draft, options, folder, notify
+        self.preprocess = draft.manifest.preprocess
+        self.classes = draft.manifest.classes
+        self.graph_path = draft.files[MODEL_FILE]
+        self.graph_hash = sha256(self.graph_path)
+        self.model = onnx.load(str(self.graph_path))
+        self.own = calibration
+        self.found = Findings()
+        self._calibration_set: CalibrationSet | None = None
+        self._reference: dict[str, NDArray[np.float32]] = {}
+        # file -> logits of float32 and of the last candidate, on the judging images
+        self._judged_logits: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+        self._bundles = 0
+        side = 3 * self.preprocess.size**2
+        self._batch = max(1, min(64, (1 << 21) // side))
+        self._inside_batch = max(1, min(32, (1 << 19) // side))
+
+    def run(self) -> Draft:
+        """Make what was asked for; returns the draft with the models that passed.
+
+        Raises:
+            GateError: a precision asked for by name does not pass.
+            UsageError, InputError, UnavailableError: no calibration images, or not usable ones.
+        """
+        options = self.options
+        if "int8" in options.precisions:
+            self._calibrate()
+        self.judged = self._judge_set()
+        if self.found.calibration is not None and options.gate:
+            self._check_calibration_images(self.found.calibration)
+        draft = self.draft
+        for precision in options.precisions:
+            for file in FILES[precision][options.target]:
+                draft = self._lower(draft, file)
+        precision = options.precision
+        if precision == "auto":
+            draft, precision = self._fastest(draft)
+        files = dict(draft.files)
+        if self.found.calibration is not None and "int8" in {MODEL_FILES.get(f, ("",))[0] for f in files}:
+            files[CALIBRATION_FILE] = self.folder / CALIBRATION_FILE
+            self.found.calibration.write(files[CALIBRATION_FILE])
+        calibrated = self.found.calibration if CALIBRATION_FILE in files else None
+        manifest = replace(
+            draft.manifest,
+            precision=precision,
+            gate=self._gate_record({f: r for f, r in self.found.reports.items() if f in files}),
+            calibration=calibrated.summary(options.method) if calibrated else None,
+        )
+        return replace(draft, manifest=manifest, files=files)
+
+    def paths(self) -> dict[str, Path]:
+        """Models made so far, whether they passed or not, and the float32 one."""
+        made = {f: self.folder / f for f in MODEL_FILES if (self.folder / f).is_file()}
+        return {MODEL_FILE: self.graph_path, **made}
+
+    def judged_logits(self, file: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits (N, C) of float32 and of a judged model, on the judging images."""
+        return self._judged_logits[file]
+
+    # Calibration -----------------------------------------------------------------------------------------------
+
+    def _calibrate(self) -> None:
+        options = self.options
+        if options.calib is None:
+            if self.own is None:
+                raise UsageError("INT8 needs images to calibrate on: --calib DATA (faces, photos or a video)")
+            self.own.check_fits(self.graph_hash)
+            self.found.calibration = self.own
+            return
+        images = open_calibration(
+            options.calib,
+            self.preprocess,
+            count=options.images,
+            seed=options.seed,
+            classes=self.classes,
+            notify=self.notify,
+        )
+        self._calibration_set = images
+        collector = StatisticsCollector(len(self.classes))
+        logits = self._logits(self._float_bundle(), "fp32", "onnxruntime", images)[0]
+        start = 0
+        for batch in images.batches(self.preprocess, self._batch):
+            collector.update(batch, logits[start : start + len(batch)])
+            start += len(batch)
+        with console.progress_bar() as bar:
+            task = bar.add_task("calibration", total=images.count)
+            self.found.histograms = collect(
+                self.model,
+                tensors_to_calibrate(self.model),
+                images.batches(self.preprocess, self._inside_batch),
+                threads=options.threads,
+                tick=lambda n: bar.advance(task, n),
+            )
+        self.found.calibration = Calibration(
+            graph_sha256=self.graph_hash,
+            data_sha256=images.digest(),
+            data=images.name,
+            images=images.count,
+            seed=options.seed,
+            statistics=collector.result(),
+            ranges=from_histograms(self.found.histograms),
+        )
+
+    def _check_calibration_images(self, calibration: Calibration) -> None:
+        """Noise, one class or swapped colours are refused before anything is built on them."""
+        collector = StatisticsCollector(len(self.classes))
+        logits = self._float_logits("onnxruntime")
+        start = 0
+        for batch in self.judged.batches(self.preprocess, self._batch):
+            collector.update(batch, logits[start : start + len(batch)])
+            start += len(batch)
+        distance = MAX_DISTANCE if self.judged.labels is not None else _PHOTO_DISTANCE
+        reasons = mismatches(calibration.statistics, collector.result(), self.classes, max_distance=distance)
+        if reasons:
+            raise GateError(
+                f"{calibration.data} is no fit calibration set: {'; '.join(reasons)}; nothing was written "
+                "(--no-gate takes it all the same)"
+            )
+
+    # Judging ---------------------------------------------------------------------------------------------------
+
+    def _judge_set(self) -> CalibrationSet:
+        """Labelled held-out faces where there are some, else the packaged photos and calibration images."""
+        trained = self.draft.manifest.has_trained_weights
+        if self.options.data is not None:
+            return _held_out(load_faces(self.options.data), self.classes, self.options, labelled=trained)
+        source = self.options.calib
+        if source is not None and source.suffix.lower() == ".npz" and source.is_file():
+            faces = load_faces(source)
+            if len(faces.indices("validation")):
+                return _held_out(faces, self.classes, self.options, labelled=trained)
+        crops: list[NDArray[np.uint8]] = sample_crops(self.preprocess)
+        name = f"{len(crops)} views of the packaged photos"
+        if self._calibration_set is not None:
+            few = min(self._calibration_set.count, 256)
+            crops += [self._calibration_set.read(i) for i in range(few)]
+            name += f" and {few} calibration images"
+        return CalibrationSet(name, len(crops), crops.__getitem__, None, ())
+
+    def _float_bundle(self) -> Bundle:
+        return self._bundle(MODEL_FILE, self.graph_path)
+
+    def _bundle(self, file: str, path: Path) -> Bundle:
+        self._bundles += 1
+        folder = self.folder / f"candidate-{self._bundles}"
+        return write_bundle(folder, replace(self.draft.manifest, precision=MODEL_FILES[file][0]), {file: path})
+
+    def _logits(
+        self, bundle: Bundle, precision: str, runtime: str, images: CalibrationSet
+    ) -> tuple[NDArray[np.float32], str]:
+        """Logits (N, C) as the runtime computes them, and what the runtime says it is."""
+        manifest = bundle.manifest
+        runner = make_runner(bundle, runtime=runtime, precision=precision, device="cpu", threads=self.options.threads)
+        with runner, console.progress_bar() as bar:
+            task = bar.add_task(f"{precision}, {runtime}", total=images.count)
+            out = []
+            for batch in images.batches(self.preprocess, self._batch):
+                out.append(np.asarray(runner.infer({manifest.input_name: batch})[manifest.output_name], np.float32))
+                bar.advance(task, len(batch))
+        return np.concatenate(out), runner.description
+
+    def _float_logits(self, runtime: str) -> NDArray[np.float32]:
+        if runtime not in self._reference:
+            self._reference[runtime] = self._logits(self._float_bundle(), "fp32", runtime, self.judged)[0]
+        return self._reference[runtime]
+
+    def _judge(self, file: str, path: Path) -> tuple[GateReport, float]:
+        """The gate's report on one model, and the temperature that was fitted for it."""
+        precision, runtime = MODEL_FILES[file][0], self._runtime(file)
+        reference = self._float_logits(runtime)
+        logits, description = self._logits(self._bundle(file, path), precision, runtime, self.judged)
+        self._judged_logits[file] = (reference, logits)
+        temperature, own = self.draft.manifest.temperature, self.draft.manifest.temperature
+        if np.isfinite(logits).all():
+            own = (
+                fit_temperature(logits, self.judged.labels)
+                if self.judged.labels is not None
+                else match_temperature(logits, softmax(reference, temperature=temperature))
+            )
+        report = judge(
+            reference,
+            logits,
+            self.judged.labels,
+            self.classes,
+            temperatures=(temperature, own),
+            thresholds=self.options.thresholds,
+            precision=precision,
+            file=file,
+            runtime=description,
+            data=self.judged.name,
+        )
+        return report, own
+
+    def _runtime(self, file: str) -> str:
+        """What executes a file here: its own target where that can be had on this machine."""
+        wants_openvino = MODEL_FILES[file][1] == "inputs" or self.options.target == "openvino"
+        return "openvino" if wants_openvino and available("openvino") else "onnxruntime"
+
+    # Converting ------------------------------------------------------------------------------------------------
+
+    def _lower(self, draft: Draft, file: str) -> Draft:
+        temperatures: dict[str, float] = {}
+        path = self.folder / file
+
+        def attempt(floats: frozenset[str]) -> GateReport:
+            write_atomic(path, self._convert(file, floats).SerializeToString())
+            report, temperatures[file] = self._judge(file, path)
+            return report
+
+        if not self.options.gate:
+            write_atomic(path, self._convert(file, frozenset()).SerializeToString())
+            return replace(draft, files={**draft.files, file: path})
+        report, floats = pass_by_restoring(attempt, lambda: self._ranking(file))
+        kept = sorted(floats)
+        report = replace(report, restored=kept)
+        self.found.reports[file], self.found.restored[file] = report, kept
+        if kept and report.passed:
+            self.notify(f"{file}: {len(kept)} sensitive layers stay in float: {_some(kept)}")
+        if not report.passed:
+            if self.options.precision == "auto":
+                self.notify(f"{file} does not pass the gate: {'; '.join(report.reasons)}")
+                return draft
+            tried = f", even with {len(kept)} layers back in float ({_some(kept)})" if kept else ""
+            raise GateError(
+                f"{MODEL_FILES[file][0]} does not pass the gate on {report.data}{tried}: {'; '.join(report.reasons)}; "
+                "nothing was written (--no-gate writes it all the same)"
+            )
+        return replace(
+            draft,
+            files={**draft.files, file: path},
+            temperatures={**draft.temperatures, file: temperatures[file]},
+        )
+
+    def _convert(self, file: str, floats: frozenset[str]) -> onnx.ModelProto:
+        precision, placement = MODEL_FILES[file]
+        clamp = input_range(self.preprocess.mean, self.preprocess.std)
+        if precision == "fp16":
+            return to_fp16(self.model, islands=floats | set(self._islands()), input_range=clamp)
+        assert self.found.calibration is not None
+        ranges = self.found.calibration.of(self.options.method)
+        narrow = placement == "inputs"
+        quantised = quantise(
+            self.model, ranges, placement=placement, kinds=KINDS[placement], exclude=floats, fp16_scales=narrow
+        )
+        return to_fp16(quantised, islands=self._islands(), input_range=clamp) if narrow else quantised
+
+    def _islands(self) -> dict[str, float]:
+        """Nodes that FP16 cannot hold; looked for once, on a few images."""
+        if not hasattr(self, "_overflowing"):
+            self._overflowing = overflow_islands(self.model, self._few_batches())
+            if self._overflowing:
+                self.notify(f"{len(self._overflowing)} nodes stay in FP32, their values are too large for FP16")
+        return self._overflowing
+
+    def _few_batches(self) -> Iterator[NDArray[np.float32]]:
+        few = replace(self.judged, count=min(self.judged.count, _FEW))
+        return few.batches(self.preprocess, self._inside_batch)
+
+    def _ranking(self, file: str) -> Sequence[str]:
+        """Nodes by what they lose, most sensitive first."""
+        precision, placement = MODEL_FILES[file]
+        if precision == "fp16":
+            # FP16 fails by range, not by rounding: what sums or exponentiates goes first.
+            order = ("Softmax", "LayerNormalization", "ReduceMean", "MatMul", "Gemm", "Conv")
+            ranked = sorted(
+                (order.index(n.op_type), i) for i, n in enumerate(self.model.graph.node) if n.op_type in order
+            )
+            return [self.model.graph.node[i].name for _, i in ranked]
+        return [e.node for e in self.layer_errors() if e.kind in KINDS[placement]]
+
+    def layer_errors(self) -> list[LayerError]:
+        """Error of every layer in INT8, largest first; none without a calibration."""
+        if not self.found.errors and self.found.calibration is not None:
+            self.found.errors = layer_errors(
+                self.model,
+                self.found.calibration.of(self.options.method),
+                self._few_batches(),
+                kinds={kind for kinds in KINDS.values() for kind in kinds},
+                threads=self.options.threads,
+            )
+        return self.found.errors
+
+    # Choosing --------------------------------------------------------------------------------------------------
+
+    def _fastest(self, draft: Draft) -> tuple[Draft, str]:
+        """Time all that passed in turns, keep the fastest lower precision if it is worth it."""
+        runtime = {"all": "auto", "tensorrt": "onnxruntime"}.get(self.options.target, self.options.target)
+        folder = self.folder / "timed"
+        bundle = write_bundle(folder, draft.manifest, {f: p for f, p in draft.files.items() if f in MODEL_FILES})
+        names = list(dict.fromkeys(a.precision for a in bundle.manifest.artefacts.values()))
+        image = next(replace(self.judged, count=1).batches(self.preprocess, 1))
+        runners = [
+            make_runner(bundle, runtime=runtime, precision=n, device="cpu", threads=self.options.threads) for n in names
+        ]
+        calls: dict[str, Callable[[], object]] = {}
+        for name, runner in zip(names, runners, strict=True):
+            runner.__enter__()
+            calls[name] = lambda runner=runner: runner.infer({bundle.manifest.input_name: image})  # type: ignore[misc]
+        times = interleaved(calls, rounds=50, budget_s=60)
+        described = runners[0].description
+        for runner in runners:
+            runner.__exit__(None, None, None)
+        medians = {name: float(np.median(t)) for name, t in times.items()}
+        self.found.timings = [(n, medians[n], float(np.percentile(t, 90))) for n, t in times.items()]
+        best = min(medians, key=medians.__getitem__)
+        if medians["fp32"] < _WORTH * medians[best]:
+            best = "fp32"
+        figures = ", ".join(f"{n} {m:.2f} ms" for n, m in medians.items())
+        verdict = (
+            f"{best} is the fastest that passes" if best != "fp32" else "no lower precision is faster: fp32 is kept"
+        )
+        self.notify(f"{described}, batch 1, medians of {len(times['fp32'])} taken in turns: {figures}; {verdict}")
+        self.found.notes.append(f"{figures}; {verdict}")
+        keep = {f for f in draft.files if MODEL_FILES.get(f, ("",))[0] in ("", "fp32", best)}
+        return replace(draft, files={f: p for f, p in draft.files.items() if f in keep}), best
+
+    def _gate_record(self, reports: dict[str, GateReport]) -> dict[str, Any] | None:
+        if not self.options.precisions:
+            return None
+        if not self.options.gate:
+            return {"skipped": "--no-gate"}
+        return {
+            "passed": all(r.passed for r in reports.values()),
+            "models": {f: r.to_dict() for f, r in reports.items()},
+        }
+
+
+def _held_out(faces: FaceSet, classes: tuple[str, ...], options: Options, *, labelled: bool) -> CalibrationSet:
+    """Labelled rows that judge: the validation split where there is one, else all."""
+    rows = select(faces, classes, "auto")
+    chosen = sample_rows(None, len(rows.labels), options.judged, options.seed)
+    if not len(chosen):
+        raise InputError(f"{faces.name}: no images to judge on")
+    indices, labels = rows.indices[chosen], rows.labels[chosen]
+    name = f"{faces.name} ({rows.split})"
+    return CalibrationSet(
+        name, len(indices), lambda i: faces.read(int(indices[i])), labels if labelled else None, classes
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -135,8 +135,10 @@ class _Quantiser:
         # tensor -> nodes that stand right behind its producer
         self.behind: dict[str, list[onnx.NodeProto]] = {}
         self.trunk: set[str] = set()
+        self.both_sides = False
 
     def run(self, *, both_sides: bool) -> onnx.ModelProto:
+        self.both_sides = both_sides
         self.trunk = self._integer_trunk() if both_sides else set()
         inputs = [value.name for value in self.model.graph.input]
         for tensor in (*inputs, *(o for n in self.graph.nodes for o in n.output)):
@@ -163,9 +165,11 @@ class _Quantiser:
         return {t for t in trunk if t in self.ranges and t not in self.graph.outputs}
 
     def _pair_for_sites(self, tensor: str) -> None:
-        """One pair, read by the quantised operators only: everything else keeps its precision."""
+        """A pair that the quantised operators alone read: everything else keeps its precision."""
         readers = [n for n in self.graph.consumers.get(tensor, []) if self._quantises(n, tensor)]
-        if readers:
+        if self.both_sides and len(readers) > 1:
+            self._fan_out(tensor, self.graph.consumers[tensor])
+        elif readers:
             paired = self._pair(tensor, tensor, tensor)
             self.reads.update({(tensor, n.name): paired for n in readers})
 
@@ -188,7 +192,7 @@ class _Quantiser:
         """
         shared = tensor
         producer = self.graph.producer.get(tensor)
-        if producer is not None and producer.name in self.site_of:
+        if producer is not None and tensor in self.trunk and producer.name in self.site_of:
             shared = f"{tensor}_shared"
             paired = self._pair(tensor, tensor, tensor)
             self.behind[tensor].append(helper.make_node("Max", [paired], [shared], name=f"{tensor}_Max"))

@@ -6,11 +6,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 OUT ?= out
 SHARED := $(wildcard ../shared)
 
-.PHONY: help demo test lint typecheck campaign bench gpu-check gpu-train gpu-bench clean
+.PHONY: help demo test rtx lint typecheck campaign bench gpu-check gpu-train gpu-bench clean
 
 help:
 	@echo "make demo       find the expression in a packaged photo (no torch needed)"
 	@echo "make test       install the development extras and run the tests"
+	@echo "make rtx        add NVIDIA's TensorRT-RTX builder, 300 MB, whose tests skip without it (Linux x86-64)"
 	@echo "make lint       ruff;  make typecheck: mypy"
 	@echo "make campaign   the long tests;  make bench: regenerate benchmarks/results"
 	@echo "make gpu-check | gpu-train | gpu-bench   on a GPU machine, or CPU=1 at toy size;"
@@ -34,6 +35,10 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# Without their dependencies, which no registry carries; nothing but the libraries inside is used.
+rtx: $(VENV)/.dev
+	$(PIP) --no-deps onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0 tensorrt-rtx-cu13-bindings==1.7.1.116
 
 campaign: $(VENV)/.dev
 	$(BIN)/python -m pytest -m campaign

@@ -1,0 +1,87 @@
+"""Latency of one bundle's models in onnxruntime and OpenVINO against eager PyTorch, in turns in one run.
+
+    python benchmarks/precision_latency.py --bundle FOLDER --checkpoint FILE.safetensors [--threads 2]
+
+Medians of interleaved calls (see poster_edge/runtime/timing.py), per batch size; the same images for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from run_all import write
+
+from poster_edge.models.checkpoint import load_model
+from poster_edge.optional import available
+from poster_edge.runtime.bundle import load_bundle
+from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.timing import interleaved
+
+
+def main() -> None:
+    """Measure and write ``precision_latency_NAME.json``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=40)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    bundle = load_bundle(args.bundle)
+    network, _ = load_model(args.checkpoint)
+    size, feed = bundle.manifest.preprocess.size, bundle.manifest.input_name
+    have = dict.fromkeys(a.precision for a in bundle.manifest.artefacts.values() if a.precision)
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        runners = {}
+        for runtime in ("onnxruntime", "openvino") if available("openvino") else ("onnxruntime",):
+            for precision in have:
+                if precision == "fp16" and runtime == "onnxruntime":
+                    continue  # no FP16 kernels on a CPU: it would time casts
+                runner = make_runner(bundle, runtime=runtime, precision=precision, device="cpu", threads=args.threads)
+                runners[f"{runtime} {precision}"] = stack.enter_context(runner)
+        for batch in (1, 8):
+            image = np.random.default_rng(0).normal(0, 0.5, (batch, 3, size, size)).astype(np.float32)
+            tensor = torch.from_numpy(image)
+
+            @torch.no_grad()
+            def eager(tensor: torch.Tensor = tensor) -> Any:
+                return network(tensor)
+
+            calls: dict[str, Any] = {"PyTorch eager fp32": eager}
+            for name, runner in runners.items():
+                calls[name] = lambda runner=runner, image=image: runner.infer({feed: image})
+            times = interleaved(calls, rounds=args.rounds, budget_s=240)
+            base = float(np.median(times["PyTorch eager fp32"]))
+            for name, values in times.items():
+                median = float(np.median(values))
+                what = runners[name].description if name in runners else f"torch {torch.__version__}"
+                file = runners[name].file if name in runners else ""
+                rows.append(
+                    {
+                        "candidate": name,
+                        "runtime": what,
+                        "file": file,
+                        "batch": batch,
+                        "median_ms": median,
+                        "p10_ms": float(np.percentile(values, 10)),
+                        "p90_ms": float(np.percentile(values, 90)),
+                        "calls": len(values),
+                        "times_eager": base / median,
+                    }
+                )
+                print(f"{name:24} batch {batch}  {median:8.2f} ms  {base / median:5.2f}x", flush=True)
+    gate = bundle.manifest.gate
+    write(
+        f"precision_latency_{bundle.manifest.model}.json",
+        {"threads": args.threads, "gate_passed": bool(gate and gate.get("passed")), "results": rows},
+    )
+
+
+if __name__ == "__main__":
+    main()

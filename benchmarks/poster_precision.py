@@ -1,0 +1,61 @@
+"""Full POSTER in FP32, FP16 and INT8: published layout, converted, exported with the gate, timed against eager.
+
+    python benchmarks/poster_precision.py --shared FOLDER --work FOLDER [--images 64]
+
+The weights are stand-ins (no published checkpoint can be had here): they rank speed and agreement, not accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def checkpoint(shared: Path, path: Path) -> None:
+    """Write the stand-in state dict as the authors publish theirs."""
+    spec = importlib.util.spec_from_file_location("official_weights", shared / "golden" / "official_weights.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    state = {f"module.{k}": torch.from_numpy(v) for k, v in module.state_dict("large").items()}
+    torch.save({"model_state_dict": state}, path)
+
+
+def run(*arguments: str) -> None:
+    """Run a command of poster-edge, loudly."""
+    print("poster-edge", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "poster_edge", *arguments], check=True, cwd=ROOT)
+
+
+def main() -> None:
+    """Prepare in --work what is not there yet, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=64)
+    args = parser.parse_args()
+    work, shared = args.work.resolve(), args.shared.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    weights, floats, bundle = work / "poster.safetensors", work / "fp32", work / "int8"
+    if not weights.is_file():
+        checkpoint(shared, work / "poster.pth")
+        run("convert", "--checkpoint", str(work / "poster.pth"), "--dataset", "rafdb", "-o", str(weights))
+    if not floats.is_dir():
+        run("export", "--checkpoint", str(weights), "-o", str(floats))
+    if not bundle.is_dir():
+        lower = ["--int8", "--half", "--calib", str(shared / "media"), "--calib-images", str(args.images)]
+        run("export", "--model", str(floats), *lower, "-o", str(bundle), "--report", str(work / "page"))
+    latency = [sys.executable, "benchmarks/precision_latency.py", "--bundle", str(bundle), "--checkpoint", str(weights)]
+    subprocess.run(latency, check=True, cwd=ROOT)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--landmark-epochs", default=8, show_default=True, help="Epochs of landmark pre-training.")
 @click.option("--batch", default=64, show_default=True, help="Images per step.")
 @click.option("--lr", default=1.5e-3, show_default=True, help="Peak learning rate.")
+@click.option("--warmup", default=2.0, show_default=True, help="Epochs over which the learning rate rises.")
 @click.option(
     "--augmentation",
     type=click.Choice(["standard", "strong"]),
@@ -53,6 +54,7 @@ def command(
     landmark_epochs: int,
     batch: int,
     lr: float,
+    warmup: float,
     augmentation: str,
     mixup: float,
     teacher: Path | None,
@@ -94,7 +96,7 @@ def command(
                 batch=batch,
                 lr=lr,
                 seed=seed,
-                warmup=min(2, epochs),
+                warmup=min(warmup, epochs),
                 mixup=mixup,
                 teacher_weight=teacher_weight if teacher else 0.0,
                 augmentation=AUGMENTATIONS[augmentation],

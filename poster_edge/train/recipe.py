@@ -58,7 +58,7 @@ class Recipe:
     """
 
     epochs: int = 40
-    warmup: int = 2
+    warmup: float = 2
     batch: int = 64
     lr: float = 1.5e-3
     weight_decay: float = 0.05

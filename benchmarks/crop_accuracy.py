@@ -85,7 +85,7 @@ def main() -> None:
     pictures, labels = [bordered(faces.read(int(i))) for i in chosen], faces.labels[chosen]
     inner = np.s_[BORDER : BORDER + SIDE, BORDER : BORDER + SIDE]
     report: dict[str, object] = {"model": str(args.model)}
-    with Classifier(load_bundle(args.model), threads=1) as classifier:
+    with Classifier(load_bundle(args.model), runtime="onnxruntime", threads=1) as classifier:
         found = find(pictures, labels, yunet, 0)
         report["stored crops"] = accuracy(classifier, [picture[inner] for picture, *_ in found], found)
         for margin in MARGINS:

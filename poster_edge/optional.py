@@ -14,6 +14,7 @@ EXTRAS: dict[str, str] = {
     "safetensors": "train",
     "onnx": "export",
     "onnxscript": "export",
+    "openvino": "openvino",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
 }
@@ -22,9 +23,11 @@ EXTRAS: dict[str, str] = {
 def available(name: str) -> bool:
     """Tell whether the package can be found, without importing it."""
     try:
-        return importlib.util.find_spec(name) is not None
+        spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return False
+    # A folder that happens to bear the name is found too, as an empty package without an origin.
+    return spec is not None and spec.origin is not None
 
 
 def require(name: str, *, purpose: str) -> ModuleType:
@@ -39,6 +42,8 @@ def require(name: str, *, purpose: str) -> ModuleType:
     """
     package = name.partition(".")[0]
     try:
+        if not available(package):
+            raise ModuleNotFoundError(f"No module named '{package}'")
         return importlib.import_module(name)
     except ImportError as error:
         extra = EXTRAS.get(package)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.data.preprocess import to_input
-from poster_edge.errors import UsageError
+from poster_edge.errors import UnavailableError, UsageError
+from poster_edge.optional import available
+from poster_edge.runtime import RUNTIMES
 from poster_edge.runtime.bundle import Bundle
-from poster_edge.runtime.ort_runner import OrtRunner
 from poster_edge.runtime.runner import Runner
 from poster_edge.train.metrics import softmax
-
-RUNTIMES = ("auto", "onnxruntime")
 
 
 class Classifier:
@@ -28,6 +29,7 @@ class Classifier:
         precision: "fp32", "fp16" or "int8"; "auto": the manifest's.
         device: "auto", "cpu" or "cuda:N".
         threads: of one operator; None leaves the choice to the runtime.
+        notify: told in one line when "auto" had to pass over a broken OpenVINO.
 
     Attributes:
         classes: ordered class names.
@@ -46,13 +48,16 @@ class Classifier:
         precision: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        notify: Callable[[str], None] | None = None,
     ) -> None:
         self.bundle = bundle
         self.precision = bundle.manifest.precision if precision == "auto" else precision
         self.classes = bundle.manifest.classes
         self.preprocess = bundle.manifest.preprocess
         self.last_ms: dict[str, float] = {"preprocess": 0.0, "infer": 0.0}
-        self._runner = make_runner(bundle, runtime=runtime, precision=self.precision, device=device, threads=threads)
+        self._runner = make_runner(
+            bundle, runtime=runtime, precision=self.precision, device=device, threads=threads, notify=notify
+        )
         self.temperature = bundle.temperature(self._runner.file)
 
     @property
@@ -90,7 +95,15 @@ class Classifier:
         return softmax(logits, temperature=self.temperature)
 
 
-def make_runner(bundle: Bundle, *, runtime: str, precision: str, device: str, threads: int | None) -> Runner:
+def make_runner(
+    bundle: Bundle,
+    *,
+    runtime: str,
+    precision: str,
+    device: str,
+    threads: int | None,
+    notify: Callable[[str], None] | None = None,
+) -> Runner:
     """The runner for a ``--runtime``, a ``--precision`` and a ``--device``.
 
     Raises:
@@ -100,4 +113,43 @@ def make_runner(bundle: Bundle, *, runtime: str, precision: str, device: str, th
     """
     if runtime not in RUNTIMES:
         raise UsageError(f"--runtime {runtime}: expected one of {', '.join(RUNTIMES)}")
+    if runtime == "auto":
+        runtime = _choose(precision, device, notify)
+    # Either package takes a third of a second to import: only the one that runs is.
+    if runtime == "openvino":
+        from poster_edge.runtime.openvino_runner import OpenVinoRunner
+
+        return OpenVinoRunner(bundle, precision=precision, device=device, threads=threads)
+    from poster_edge.runtime.ort_runner import OrtRunner
+
     return OrtRunner(bundle, precision=precision, device=device, threads=threads)
+
+
+def _choose(precision: str, device: str, notify: Callable[[str], None] | None) -> str:
+    """What ``--runtime auto`` stands for: OpenVINO on a CPU where it is installed, else onnxruntime."""
+    if device not in ("auto", "cpu") or not available("openvino"):
+        return "onnxruntime"
+    if device == "auto" and _onnxruntime_has_cuda():
+        return "onnxruntime"
+    from poster_edge.runtime.openvino_runner import load_openvino, sums_int8_exactly
+
+    if precision == "int8" and not sums_int8_exactly():
+        # onnxruntime has integer kernels that are exact on such CPUs, OpenVINO has not.
+        return "onnxruntime"
+    try:
+        load_openvino()
+    except UnavailableError as error:
+        # Nobody asked for OpenVINO by name, and onnxruntime runs the same model in the same precision: a
+        # camera should not stay dark over a broken option.  The user is told, and --runtime openvino fails.
+        if notify:
+            notify(f"{error}; onnxruntime runs the model instead")
+        return "onnxruntime"
+    return "openvino"
+
+
+def _onnxruntime_has_cuda() -> bool:
+    """Whether onnxruntime is a build with CUDA, found out without importing it."""
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or spec.origin is None:
+        return False
+    return any(Path(spec.origin).parent.glob("capi/*onnxruntime_providers_cuda*"))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from poster_edge.errors import UnavailableError, UsageError
 from poster_edge.runtime.bundle import Bundle
 from poster_edge.runtime.manifest import BundleError
+from poster_edge.runtime.runner import check_fit
 
 #: A folder that does not exist: a model that asks for external data finds none.
 _NOWHERE = "/nonexistent/poster-edge-refuses-external-data"
@@ -56,7 +57,8 @@ class OrtRunner:
         used = self._session.get_providers()[0]
         if used != self.provider:
             raise UnavailableError(f"{self.provider} was asked for but onnxruntime chose {used}; use --device cpu")
-        self._check_names()
+        inputs = {i.name: i.shape for i in self._session.get_inputs()}
+        check_fit(self.file, self.bundle.manifest, inputs, {o.name: o.shape for o in self._session.get_outputs()})
         self.description = f"onnxruntime {ort.__version__} ({used.removesuffix('ExecutionProvider')})"
         return self
 
@@ -72,21 +74,6 @@ class OrtRunner:
         names = [o.name for o in self._session.get_outputs()]
         outputs = self._session.run(names, dict(feed))
         return {n: np.asarray(o) for n, o in zip(names, outputs, strict=True)}
-
-    def _check_names(self) -> None:
-        assert self._session is not None
-        manifest = self.bundle.manifest
-        inputs = {i.name: i.shape for i in self._session.get_inputs()}
-        outputs = {o.name: o.shape for o in self._session.get_outputs()}
-        size, classes = manifest.preprocess.size, len(manifest.classes)
-        if list(inputs) != [manifest.input_name] or inputs[manifest.input_name][1:] != [3, size, size]:
-            raise BundleError(
-                f"{self.file}: inputs {inputs} do not fit the manifest, '{manifest.input_name}' (N, 3, {size}, {size})"
-            )
-        if outputs.get(manifest.output_name, [None])[-1] != classes:
-            raise BundleError(
-                f"{self.file}: outputs {outputs} do not fit the manifest, '{manifest.output_name}' (N, {classes})"
-            )
 
 
 def _provider(device: str) -> tuple[str, dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
+
+from poster_edge.runtime.manifest import BundleError, Manifest
 
 
 class Runner(Protocol):
@@ -35,3 +37,26 @@ class Runner(Protocol):
         Returns:
             output name -> array.
         """
+
+
+def check_fit(
+    file: str, manifest: Manifest, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, Sequence[Any]]
+) -> None:
+    """Refuse a model whose names or shapes are not the manifest's.
+
+    Args:
+        file: name of the model.
+        manifest: of its bundle.
+        inputs: name -> shape, whose first entry is the batch and may be anything.
+        outputs: the same of the outputs.
+
+    Raises:
+        BundleError: says what the model has and what the manifest promises.
+    """
+    size, classes = manifest.preprocess.size, len(manifest.classes)
+    if list(inputs) != [manifest.input_name] or list(inputs[manifest.input_name][1:]) != [3, size, size]:
+        raise BundleError(
+            f"{file}: inputs {inputs} do not fit the manifest, '{manifest.input_name}' (N, 3, {size}, {size})"
+        )
+    if list(outputs.get(manifest.output_name, ())[1:]) != [classes]:
+        raise BundleError(f"{file}: outputs {outputs} do not fit the manifest, '{manifest.output_name}' (N, {classes})")

@@ -144,7 +144,8 @@ class TestFedAsRunFeeds:
 
             with monkeypatch.context() as patch:
                 patch.setattr(OrtRunner, "infer", recording)
-                patch.setattr(sys, "argv", [str(w) for w in ("poster-edge", "run", "--model", tiny_bundle, *args)])
+                words = ("poster-edge", "run", "--model", tiny_bundle, "--runtime", "onnxruntime", *args)
+                patch.setattr(sys, "argv", [str(w) for w in words])
                 with pytest.raises(SystemExit) as ended:
                     main()
             assert not ended.value.code, capfd.readouterr().err

@@ -169,7 +169,7 @@ def rewrite(bundle: Bundle, proto: onnx.ModelProto, **changes: Any) -> Bundle:
 
 def test_graph_that_does_not_fit_its_manifest(bundle: Bundle) -> None:
     other = rewrite(bundle, tiny_graph(), classes=("a", "b"))
-    with pytest.raises(BundleError, match="do not fit the manifest"), Classifier(other):
+    with pytest.raises(BundleError, match="do not fit the manifest"), Classifier(other, runtime="onnxruntime"):
         pass
 
 
@@ -189,7 +189,7 @@ def test_external_data_is_refused(bundle: Bundle, tmp_path: Path, link: bool) ->
     before = Path.cwd()
     os.chdir(other.folder)
     try:
-        with pytest.raises(BundleError, match="cannot load"), Classifier(other):
+        with pytest.raises(BundleError, match="cannot load"), Classifier(other, runtime="onnxruntime"):
             pass
     finally:
         os.chdir(before)
@@ -204,7 +204,10 @@ def test_broken_graphs_are_one_clear_line(bundle: Bundle, capfd: pytest.CaptureF
     source = bundle.folder.parent / "broken.onnx"
     source.write_bytes(content)
     broken = write_bundle(bundle.folder, manifest(), {"model.onnx": source}, force=True)
-    with pytest.raises(BundleError, match=r"model.onnx: onnxruntime cannot load it") as caught, Classifier(broken):
+    with (
+        pytest.raises(BundleError, match=r"model.onnx: onnxruntime cannot load it") as caught,
+        Classifier(broken, runtime="onnxruntime"),
+    ):
         pass
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().out == ""

@@ -1,0 +1,172 @@
+"""OpenVINO runner, for CPUs; what really computes is read back from the compiled model."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from poster_edge.errors import PosterEdgeError, UnavailableError, UsageError
+from poster_edge.optional import require
+from poster_edge.runtime.bundle import Bundle
+from poster_edge.runtime.manifest import BundleError
+from poster_edge.runtime.onnx_bytes import check_self_contained
+from poster_edge.runtime.runner import check_fit
+
+#: Types of OpenVINO's layers that do nearly all of the arithmetic.
+_PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+_INTEGERS = {"i8", "u8"}
+
+
+class OpenVinoRunner:
+    """Runs a bundle's ONNX model through OpenVINO on the CPU.
+
+    Left alone, OpenVINO computes in bf16 where the CPU can.  Here an FP32 model and the float part of an INT8
+    one run in f32; an FP16 model runs in f16 where the CPU has that, and in f32, which loses nothing, where not.
+
+    Args:
+        bundle: an opened bundle.
+        precision: which of its models.
+        device: "auto" or "cpu".
+        threads: of one inference; None leaves the choice to OpenVINO.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, precision: str = "fp32", device: str = "auto", threads: int | None = None
+    ) -> None:
+        _check_device(device)
+        self.bundle = bundle
+        self.file = bundle.model_file(precision, placement="inputs")
+        self._openvino = load_openvino()
+        self._settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f16" if precision == "fp16" else "f32",
+            # Activations are quantised where the graph says so and nowhere else.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+            # A thread tied to a core that camera, detector or another program keeps busy would wait for it.
+            "ENABLE_CPU_PINNING": False,
+        }
+        if threads:
+            self._settings["INFERENCE_NUM_THREADS"] = threads
+        self._saturates = precision == "int8" and not sums_int8_exactly()
+        if self._saturates:
+            # The same quantised values, multiplied in f32: no faster than FP32, but right.
+            self._settings["LP_TRANSFORMS_MODE"] = False
+        self.description = f"OpenVINO {_version(self._openvino)}"
+        self._compiled: Any = None
+        self._request: Any = None
+
+    def __enter__(self) -> OpenVinoRunner:
+        data = self.bundle.read(self.file)
+        try:
+            check_self_contained(data)
+            core = self._openvino.Core()
+            model = core.read_model(data)
+            check_fit(self.file, self.bundle.manifest, self._shapes(model.inputs), self._shapes(model.outputs))
+            self._compiled = core.compile_model(model, "CPU", self._settings)
+            self._request = self._compiled.create_infer_request()
+        except PosterEdgeError:
+            raise
+        except Exception as error:  # nearly always RuntimeError, but the bindings promise nothing
+            raise BundleError(f"{self.bundle.folder / self.file}: OpenVINO cannot load it: {_reason(error)}") from error
+        self.description = f"OpenVINO {_version(self._openvino)} (CPU, {self._arithmetic()})"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._request = self._compiled = None
+
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Execute the model once; see :class:`poster_edge.runtime.runner.Runner`."""
+        if self._request is None:
+            raise RuntimeError("infer() before the runner was entered")
+        results = self._request.infer(dict(feed))
+        return {self._name(port): np.asarray(results[port]) for port in self._compiled.outputs}
+
+    def _name(self, port: Any) -> str:
+        """Name of an input or output; of several (an Identity adds one) the manifest's, if it is among them."""
+        names = sorted(port.names)
+        expected = [n for n in names if n in (self.bundle.manifest.input_name, self.bundle.manifest.output_name)]
+        return str((expected or names or ["?"])[0])
+
+    def _shapes(self, ports: list[Any]) -> dict[str, list[int | str]]:
+        return {self._name(p): _shape(p.partial_shape) for p in ports}
+
+    def _arithmetic(self) -> str:
+        """Number formats of the layers that count, such as "f32" or "int8 + f32"."""
+        floats = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if self._saturates:
+            return f"{floats}, as INT8 sums saturate without VNNI"
+        infos = [layer.get_rt_info() for layer in self._compiled.get_runtime_model().get_ops()]
+        ran = {i["runtimePrecision"].astype(str) for i in infos if i["layerType"].astype(str) in _PRODUCTS}
+        rest = sorted(ran - _INTEGERS)
+        return " + ".join((["int8"] if ran & _INTEGERS else []) + rest) or str(floats)
+
+
+def load_openvino() -> ModuleType:
+    """The package, without its telemetry.
+
+    ``import openvino`` tells Google Analytics that it was imported, and writes an identifier into the home
+    folder, unless the user has opted out.  When the package that does it is missing, OpenVINO uses a stub.
+
+    Raises:
+        UnavailableError: OpenVINO is missing or broken.
+    """
+    telemetry = "openvino_telemetry"
+    loaded = {n: m for n, m in sys.modules.items() if n.partition(".")[0] == telemetry}
+    # None makes the import fail; the type of sys.modules does not know that.
+    sys.modules[telemetry] = None  # type: ignore[assignment]
+    try:
+        return require("openvino", purpose="run a model through OpenVINO")
+    finally:
+        del sys.modules[telemetry]
+        sys.modules.update(loaded)
+
+
+def sums_int8_exactly() -> bool:
+    """Whether this CPU adds products of INT8 numbers in 32 bits.
+
+    x86 without VNNI adds them in pairs in 16 bits, which saturate; where its features cannot be read, it
+    counts as one without.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686", "x86"):
+        return True
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def _check_device(device: str) -> None:
+    if device in ("auto", "cpu"):
+        return
+    if device.partition(":")[0] != "cuda":
+        raise UsageError(f"--device {device}: expected auto, cpu or cuda:N")
+    raise UnavailableError(
+        f"--device {device}: OpenVINO runs on the CPU; use --runtime onnxruntime for a GPU, or --device cpu"
+    )
+
+
+def _version(package: ModuleType) -> str:
+    """Such as "2026.4.1", without the build."""
+    return str(package.__version__).partition("-")[0]
+
+
+def _shape(shape: Any) -> list[int | str]:
+    if shape.rank.is_dynamic:
+        return []
+    return [d.get_length() if d.is_static else "?" for d in shape]
+
+
+def _reason(error: Exception) -> str:
+    """OpenVINO's message in one line, without the places in its source."""
+    lines = [line for line in str(error).splitlines() if not line.startswith(("Exception from ", "Check '"))]
+    return textwrap.shorten(" ".join(lines), 300, placeholder=" …") or type(error).__name__

@@ -43,6 +43,7 @@ def all_checks() -> list[Check]:
         _machine,
         _opencv,
         _onnxruntime,
+        _openvino,
         _default_model,
         _yunet,
         _haar,
@@ -102,6 +103,20 @@ def _onnxruntime() -> Check:
         return Check("onnxruntime", "broken", str(error), "pip install onnxruntime")
     providers = ", ".join(p.removesuffix("ExecutionProvider") for p in ort.get_available_providers())
     return Check("onnxruntime", "ok", f"{ort.__version__}: {providers}")
+
+
+def _openvino() -> Check:
+    from poster_edge.runtime.openvino_runner import load_openvino
+
+    remedy = f"pip install 'poster-edge[{EXTRAS['openvino']}]'"
+    if not available("openvino"):
+        return Check("openvino", "absent", "needed for: --runtime openvino", remedy)
+    try:
+        package = load_openvino()
+        devices = ", ".join(package.Core().available_devices)
+    except (PosterEdgeError, RuntimeError) as error:
+        return Check("openvino", "absent", " ".join(str(error).split()), "pip uninstall openvino, then " + remedy)
+    return Check("openvino", "ok", f"{_version('openvino')}: {devices}")
 
 
 def _default_model() -> Check:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from poster_edge.cli.options import runtime_options
+
 
 @click.command(name="eval")
 @click.option("--model", default="poster-nano", show_default=True, help="Bundle folder or packaged model.")
@@ -18,16 +20,7 @@ import click
     show_default=True,
     help="Which rows; auto: the validation split where the data has one, else all.",
 )
-@click.option("--runtime", type=click.Choice(["auto", "onnxruntime"]), default="auto", show_default=True)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "fp16", "int8"]),
-    default="auto",
-    show_default=True,
-    help="Which of the bundle's models; auto: the one it was exported for.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of one operator.")
+@runtime_options
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per inference.")
 @click.option("--json", "json_path", metavar="PATH", help="Write the report as JSON; '-' for stdout.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the confusion matrix into this PNG.")
@@ -63,7 +56,9 @@ def command(
     bundle = load_bundle(model)
     faces = load_faces(data)
     rows = select(faces, bundle.manifest.classes, split)
-    with Classifier(bundle, runtime=runtime, precision=precision, device=device, threads=threads) as classifier:
+    with Classifier(
+        bundle, runtime=runtime, precision=precision, device=device, threads=threads, notify=console.message
+    ) as classifier:
         logits, read, problems = predict(classifier, faces, rows.indices, batch)
     for problem in problems:
         console.message(f"error: {problem}")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from poster_edge.cli.options import runtime_options
+
 if TYPE_CHECKING:
     from poster_edge.pipeline.frame import Source
     from poster_edge.pipeline.report import Tally
@@ -27,9 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model", default="poster-nano", show_default=True, help="A bundle's folder, or the name of a bundled one."
 )
-@click.option("--runtime", default="auto", show_default=True, help="auto, onnxruntime.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the classifier [default: the runtime's choice].")
+@runtime_options
 @click.option(
     "--detector",
     type=click.Choice(["auto", "yunet", "haar", "none"]),
@@ -55,6 +55,7 @@ def command(
     camera: int | None,
     model: str,
     runtime: str,
+    precision: str,
     device: str,
     threads: int | None,
     detector: str,
@@ -101,7 +102,16 @@ def command(
             bundle = load_bundle(model)
             if not bundle.manifest.has_trained_weights:
                 console.message(f"{bundle.folder} has random weights: its labels mean nothing, only its speed does")
-            classifier = stack.enter_context(Classifier(bundle, runtime=runtime, device=device, threads=threads))
+            classifier = stack.enter_context(
+                Classifier(
+                    bundle,
+                    runtime=runtime,
+                    precision=precision,
+                    device=device,
+                    threads=threads,
+                    notify=console.message,
+                )
+            )
             frames = open_source(spec, report=report, notify=console.message, vid_stride=vid_stride)
             sinks = _sinks(frames, save=save, jsonl=jsonl, show=show)
             advance = stack.enter_context(_Progress(frames, max_frames))
@@ -112,7 +122,8 @@ def command(
             finally:
                 advance.stop()
                 if tally.frames:
-                    _summary(tally, f"{finder.name} + {bundle.manifest.model} on {classifier.runtime}")
+                    what = f"{bundle.manifest.model} {classifier.precision} on {classifier.runtime}"
+                    _summary(tally, f"{finder.name} + {what}")
     if not whole:
         raise KeyboardInterrupt
     if tally.problems:

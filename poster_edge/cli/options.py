@@ -1,0 +1,40 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from poster_edge.runtime import RUNTIMES
+from poster_edge.runtime.manifest import PRECISIONS
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def runtime_options(command: _Command) -> _Command:
+    """Add ``--runtime``, ``--precision``, ``--device`` and ``--threads``: what executes a bundle, and how."""
+    options = (
+        click.option(
+            "--runtime",
+            type=click.Choice(RUNTIMES),
+            default="auto",
+            show_default=True,
+            help="auto: OpenVINO on a CPU where it is installed, else onnxruntime.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", *PRECISIONS]),
+            default="auto",
+            show_default=True,
+            help="Which of the bundle's models; auto: the one it was exported for.",
+        ),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N."),
+        click.option(
+            "--threads", type=click.IntRange(min=1), help="Threads of the classifier [default: the runtime's choice]."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

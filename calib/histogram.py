@@ -40,7 +40,7 @@ class StreamingHistogram:
     @property
     def centres(self) -> NDArray[np.float64]:
         """(BINS,) middle of each bin."""
-        return (np.arange(BINS) + 0.5) * (self.limit / BINS)
+        return (np.arange(BINS, dtype=np.float64) + 0.5) * (self.limit / BINS)
 
     def update(self, values: NDArray[np.floating]) -> None:
         """Count values of any shape.

@@ -7,6 +7,7 @@ Inputs and outputs stay float32.  LayerNormalization keeps its statistics in flo
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -122,7 +123,7 @@ class _Converter:
         self._add("Clip", [name, *bounds], f"{name}_clamped")
         return f"{name}_clamped"
 
-    def _add(self, op: str, inputs: list[str], output: str, **attributes: int) -> None:
+    def _add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(op, inputs, [output], name=f"{op}_{output}", **attributes))
 
     def _node(self, node: onnx.NodeProto) -> None:
@@ -198,10 +199,11 @@ def input_range(mean: Iterable[float], std: Iterable[float]) -> tuple[float, flo
 def precision_counts(model: onnx.ModelProto) -> Mapping[str, int]:
     """How many nodes compute in each type, by the type of their first output; Q/DQ and casts left out."""
     types = tensor_types(model)
+    names: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
     counts: dict[str, int] = {}
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast"):
             continue
-        kind = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}.get(types.get(node.output[0], 0), "other")
+        kind = names.get(types.get(node.output[0], 0), "other")
         counts[kind] = counts.get(kind, 0) + 1
     return counts

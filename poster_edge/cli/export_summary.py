@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.calib.gate import GateReport
+from poster_edge.calib.qdq import find_sites
 from poster_edge.cli.export_draft import Draft
-from poster_edge.cli.export_precision import Findings, Lowering
+from poster_edge.cli.export_precision import KINDS, Findings, Lowering
 from poster_edge.runtime.manifest import MODEL_FILES
 from poster_edge.train.metrics import softmax
 
@@ -64,12 +65,14 @@ def report_data(work: Lowering) -> ReportData:
         facts["ranges by"] = work.options.method
         facts["calibration data"] = f"sha256 {calibration.data_sha256}"
         ranges = calibration.ranges
+    kinds = {kind for chosen in KINDS.values() for kind in chosen}
+    quantised = {t for s in find_sites(work.model) if s.kind in kinds for t in s.activations}
     return ReportData(
         title=f"{manifest.model}: {', '.join(dict.fromkeys(r.precision for r in found.reports.values()))}",
         facts=facts,
         gates=list(found.reports.values()),
         sizes={f: p.stat().st_size for f, p in work.paths().items()},
-        histograms=found.histograms,
+        histograms={t: h for t, h in found.histograms.items() if t in quantised},
         ranges=ranges,
         method=work.options.method,
         errors=found.errors or work.layer_errors(),

@@ -15,6 +15,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import datetime, timezone
 from importlib import metadata
@@ -99,6 +100,20 @@ def crops(shared: Path) -> None:
         subprocess.run([sys.executable, *script], check=True, cwd=ROOT)
 
 
+def precisions(shared: Path) -> None:
+    """Accuracy, calibration memory and latency of the lower precisions of the packaged model."""
+    data = str(shared / "data" / "fer2013_train_valid.npz")
+    for script in ("precision_accuracy", "calibration_memory"):
+        subprocess.run([sys.executable, f"benchmarks/{script}.py", "--data", data], check=True, cwd=ROOT)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = f"{folder}/nano"
+        export = [sys.executable, "-m", "poster_edge", "export", "--int8", "--half", "--data", data, "-o", bundle]
+        subprocess.run(export, check=True, cwd=ROOT)
+        weights = str(ROOT / "poster_edge" / "zoo" / "poster-nano" / "model.safetensors")
+        timing = [sys.executable, "benchmarks/precision_latency.py", "--bundle", bundle, "--checkpoint", weights]
+        subprocess.run(timing, check=True, cwd=ROOT)
+
+
 def main() -> None:
     """Run everything that can be run here."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -110,6 +125,7 @@ def main() -> None:
         shared = args.shared.resolve()
         evaluation(shared)
         crops(shared)
+        precisions(shared)
     subprocess.run([sys.executable, "benchmarks/readme.py"], check=True, cwd=ROOT)
 
 

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whose form of INT8 to write, and what --precision auto times.",
 )
-@click.option("--calib", type=click.Path(path_type=Path), help="Faces, photos or a video that INT8 ranges come from.")
+@click.option(
+    "--calib",
+    type=click.Path(path_type=Path),
+    help="Faces, photos or a video that INT8 ranges come from; without --int8 they are kept for later.",
+)
 @click.option(
     "--calib-method",
     type=click.Choice(["minmax", "entropy", "percentile", "mse"]),
@@ -93,8 +97,8 @@ def command(
         raise UsageError("export takes --model or --checkpoint, not both")
     if random_weights and (checkpoint is not None or model is None):
         raise UsageError("--random-weights goes with --model")
-    if calib is not None and main != "auto" and "int8" not in (main, *also):
-        raise UsageError("--calib is for INT8: add --int8 or --precision auto")
+    if report is not None and main == "fp32":
+        raise UsageError("--report is about FP16 and INT8: add --half, --int8 or --precision auto")
     require("onnx", purpose="export a model")
     from poster_edge.cli.export_precision import Options
     from poster_edge.runtime.bundle import check_target, write_bundle
@@ -120,10 +124,8 @@ def command(
         draft, calibration = _source(
             model, checkpoint, options, Path(scratch), name=name, random_weights=random_weights, images=images
         )
-        if options.precisions:
+        if options.precisions or calib is not None:
             draft = _lower(draft, calibration, options, Path(scratch), report)
-        elif report is not None:
-            raise UsageError("--report is about FP16 and INT8: add --half, --int8 or --precision auto")
         bundle = write_bundle(folder, draft.manifest, draft.files, temperatures=draft.temperatures, force=force)
     console.message(_done(bundle))
 
@@ -194,7 +196,7 @@ def _lower(
     for outcome in work.found.reports.values():
         if outcome.file in lowered.files:
             console.message(f"{outcome.file}: {outcome} on {outcome.data}, {outcome.runtime}")
-    if not options.gate:
+    if options.precisions and not options.gate:
         console.message("no gate was run (--no-gate); the manifest says so")
     append_to_card(lowered, card_section(lowered, work.found))
     return lowered

@@ -157,7 +157,7 @@ class Lowering:
             UsageError, InputError, UnavailableError: no calibration images, or not usable ones.
         """
         options = self.options
-        if "int8" in options.precisions:
+        if "int8" in options.precisions or options.calib is not None:
             self._calibrate()
         self.judged = self._judge_set()
         if self.found.calibration is not None and options.gate:
@@ -170,7 +170,8 @@ class Lowering:
         if precision == "auto":
             draft, precision = self._fastest(draft)
         files = dict(draft.files)
-        if self.found.calibration is not None and "int8" in {MODEL_FILES.get(f, ("",))[0] for f in files}:
+        has_int8 = "int8" in {MODEL_FILES.get(f, ("",))[0] for f in files}
+        if self.found.calibration is not None and (has_int8 or not options.precisions):
             files[CALIBRATION_FILE] = self.folder / CALIBRATION_FILE
             self.found.calibration.write(files[CALIBRATION_FILE])
         calibrated = self.found.calibration if CALIBRATION_FILE in files else None

@@ -25,8 +25,9 @@ def card_section(draft: Draft, found: Findings) -> str:
     for file in (f for f in draft.files if f in MODEL_FILES):
         lines.append(_row(file, found.reports.get(file)))
     if found.calibration is not None and draft.manifest.calibration:
-        method = draft.manifest.calibration["method"]
-        lines += ["", f"INT8 ranges: {method}, from {found.calibration.images} images ({found.calibration.data})."]
+        made = any(MODEL_FILES.get(f, ("",))[0] == "int8" for f in draft.files)
+        used = draft.manifest.calibration["method"] if made else "kept for later"
+        lines += ["", f"INT8 ranges: {used}, from {found.calibration.images} images ({found.calibration.data})."]
     for file, nodes in found.restored.items():
         if nodes and file in draft.files:
             lines += ["", f"Layers of {file} that stay in float: {', '.join(nodes)}."]

@@ -294,7 +294,6 @@ def test_auto_keeps_the_fastest_that_passes(both: tuple[Bundle, str], poster_edg
     [
         (("--int8", "--precision", "fp16"), "contradicts --int8"),
         (("--half", "--precision", "fp32"), "contradicts --half"),
-        (("--calib", "x"), "--calib is for INT8"),
         (("--report", "x"), "--report is about FP16 and INT8"),
         (("--model", "a", "--checkpoint", "b"), "not both"),
         (("--random-weights",), "goes with --model"),
@@ -309,3 +308,20 @@ def test_contradictions(poster_edge: Command, tmp_path: Path, arguments: tuple[s
 def test_gate_report_is_plain_json(both: tuple[Bundle, str]) -> None:
     manifest = both[0].manifest
     assert json.loads(json.dumps(asdict(manifest)))["gate"]["models"]["model.int8.onnx"]["precision"] == "int8"
+
+
+def test_ranges_can_be_kept_for_later(poster_edge: Command, tmp_path: Path) -> None:
+    """--calib without a lower precision packs the ranges; the bundle can then be exported without images."""
+    crops = sample_crops(load_bundle("poster-nano").manifest.preprocess)
+    (tmp_path / "faces" / "happy").mkdir(parents=True)
+    for i, crop in enumerate(crops):
+        cv2.imwrite(str(tmp_path / "faces" / "happy" / f"{i}.png"), crop)
+    model = ("--model", str(load_bundle("poster-nano").folder))
+    done = poster_edge("export", *model, "--calib", "faces", "--no-gate", "-o", "kept", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    bundle = load_bundle(tmp_path / "kept")
+    assert bundle.manifest.precision == "fp32"
+    assert bundle.manifest.calibration is not None
+    assert bundle.manifest.calibration["images"] == len(crops)
+    assert {"model.onnx", "calibration.json"} <= bundle.manifest.artefacts.keys()
+    assert not [n for n in bundle.manifest.artefacts if "int8" in n]

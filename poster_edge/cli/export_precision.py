@@ -36,6 +36,7 @@ from poster_edge.optional import available
 from poster_edge.runtime.bundle import MODEL_FILE, Bundle, write_bundle
 from poster_edge.runtime.classifier import make_runner
 from poster_edge.runtime.manifest import MODEL_FILES
+from poster_edge.runtime.openvino_runner import sums_int8_exactly
 from poster_edge.runtime.timing import interleaved
 from poster_edge.train.metrics import softmax
 from poster_edge.vision.samples import sample_crops
@@ -164,6 +165,9 @@ class Lowering:
             self._check_calibration_images(self.found.calibration)
         draft = self.draft
         for precision in options.precisions:
+            if precision == "int8" and options.precision == "auto" and self._openvino_saturates():
+                self.notify("INT8 is left out: OpenVINO's sums saturate on this CPU, which has no VNNI")
+                continue
             for file in FILES[precision][options.target]:
                 draft = self._lower(draft, file)
         precision = options.precision
@@ -182,6 +186,9 @@ class Lowering:
             calibration=calibrated.summary(options.method) if calibrated else None,
         )
         return replace(draft, manifest=manifest, files=files)
+
+    def _openvino_saturates(self) -> bool:
+        return self.options.target == "openvino" and not sums_int8_exactly()
 
     def paths(self) -> dict[str, Path]:
         """Models made so far, whether they passed or not, and the float32 one."""
@@ -328,8 +335,10 @@ class Lowering:
 
     def _runtime(self, file: str) -> str:
         """What executes a file here: its own target where that can be had on this machine."""
-        wants_openvino = MODEL_FILES[file][1] == "inputs" or self.options.target == "openvino"
-        return "openvino" if wants_openvino and available("openvino") else "onnxruntime"
+        precision, placement = MODEL_FILES[file]
+        if not available("openvino") or not (placement == "inputs" or self.options.target == "openvino"):
+            return "onnxruntime"
+        return "openvino" if precision == "fp16" or sums_int8_exactly() else "onnxruntime"
 
     # Converting ------------------------------------------------------------------------------------------------
 

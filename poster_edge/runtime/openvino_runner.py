@@ -43,7 +43,9 @@ class OpenVinoRunner:
     ) -> None:
         _check_device(device)
         self.bundle = bundle
-        self.file = bundle.model_file(precision, placement="inputs")
+        self._saturates = precision == "int8" and not sums_int8_exactly()
+        # Without integer kernels OpenVINO takes pairs around float32 only: the form with an FP16 rest fails.
+        self.file = bundle.model_file(precision, placement="inputs-outputs" if self._saturates else "inputs")
         self._openvino = load_openvino()
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -55,7 +57,6 @@ class OpenVinoRunner:
         }
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads
-        self._saturates = precision == "int8" and not sums_int8_exactly()
         if self._saturates:
             # The same quantised values, multiplied in f32: no faster than FP32, but right.
             self._settings["LP_TRANSFORMS_MODE"] = False
@@ -75,6 +76,11 @@ class OpenVinoRunner:
         except PosterEdgeError:
             raise
         except Exception as error:  # nearly always RuntimeError, but the bindings promise nothing
+            if self._saturates and self.bundle.manifest.artefacts[self.file].placement == "inputs":
+                raise UnavailableError(
+                    f"{self.file}: INT8 sums saturate in OpenVINO on this CPU (no VNNI), and it cannot compute this "
+                    "file in float instead; use --runtime onnxruntime"
+                ) from error
             raise BundleError(f"{self.bundle.folder / self.file}: OpenVINO cannot load it: {_reason(error)}") from error
         self.description = f"OpenVINO {_version(self._openvino)} (CPU, {self._arithmetic()})"
         return self

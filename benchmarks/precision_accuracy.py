@@ -33,6 +33,7 @@ from poster_edge.optional import available
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
 from poster_edge.runtime.classifier import make_runner
 from poster_edge.runtime.manifest import MODEL_FILES
+from poster_edge.runtime.openvino_runner import sums_int8_exactly
 
 SIZES = (128, 512, 2048)
 
@@ -61,6 +62,8 @@ def main() -> None:
     rows = select(faces, classes, "validation")
     held = CalibrationSet("validation", len(rows.indices), lambda i: faces.read(int(rows.indices[i])), None, ())
     clamp = input_range(manifest.preprocess.mean, manifest.preprocess.std)
+    # OpenVINO takes the form with an FP16 rest only where its integer sums are exact; onnxruntime simulates it.
+    judge_of_inputs = "openvino" if available("openvino") and sums_int8_exactly() else "onnxruntime"
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
 
@@ -103,9 +106,9 @@ def main() -> None:
                 both = quantise(model, chosen, placement="inputs-outputs", kinds=KINDS["inputs-outputs"])
                 about = {"method": method, "images": size}
                 measure("model.int8.onnx", both, "onnxruntime", **about)
-                if size == SIZES[1] and available("openvino"):
+                if size == SIZES[1]:
                     narrow = quantise(model, chosen, placement="inputs", kinds=KINDS["inputs"], fp16_scales=True)
-                    measure("model.int8-inputs.onnx", to_fp16(narrow, input_range=clamp), "openvino", **about)
+                    measure("model.int8-inputs.onnx", to_fp16(narrow, input_range=clamp), judge_of_inputs, **about)
     write("precision_accuracy.json", {"data": args.data.name, "images": held.count, "results": results})
 
 

@@ -136,7 +136,8 @@ def test_starts_from_a_checkpoint(tmp_path: Path, faces: FaceSet) -> None:
     best = tmp_path / "first" / "best.safetensors"
     again = start(tmp_path / "again", faces, epochs=1, init=best)
     assert again.train_landmarks() == {}
-    assert all(torch.equal(v, load_model(best)[0].state_dict()[k]) for k, v in again.model.state_dict().items())
+    kept = load_model(best)[0].state_dict()
+    assert all(torch.equal(v, kept[k]) for k, v in again.model.state_dict().items())
     assert "best.safetensors sha256:" in json.loads((tmp_path / "again" / "config.json").read_text())["init"]
     assert again.train_expression()
 

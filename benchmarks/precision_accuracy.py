@@ -103,11 +103,11 @@ def main() -> None:
             )
             for method in METHODS:
                 chosen = {t: r[method] for t, r in ranges.items()}
-                both = quantise(model, chosen, placement="inputs-outputs", kinds=KINDS["inputs-outputs"])
+                both = quantise(model, chosen, placement="inputs-outputs", kinds=KINDS)
                 about = {"method": method, "images": size}
                 measure("model.int8.onnx", both, "onnxruntime", **about)
                 if size == SIZES[1]:
-                    narrow = quantise(model, chosen, placement="inputs", kinds=KINDS["inputs"], fp16_scales=True)
+                    narrow = quantise(model, chosen, placement="inputs", kinds=KINDS, fp16_scales=True)
                     measure("model.int8-inputs.onnx", to_fp16(narrow, input_range=clamp), judge_of_inputs, **about)
     write("precision_accuracy.json", {"data": args.data.name, "images": held.count, "results": results})
 

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from poster_edge.calib.cache import Calibration
     from poster_edge.cli.export_draft import Draft
-    from poster_edge.cli.export_precision import Options
+    from poster_edge.cli.export_options import Options
     from poster_edge.runtime.bundle import Bundle
 
 
@@ -100,7 +100,7 @@ def command(
     if report is not None and main == "fp32":
         raise UsageError("--report is about FP16 and INT8: add --half, --int8 or --precision auto")
     require("onnx", purpose="export a model")
-    from poster_edge.cli.export_precision import Options
+    from poster_edge.cli.export_options import Options
     from poster_edge.runtime.bundle import check_target, write_bundle
 
     options = Options(

@@ -1,12 +1,10 @@
-"""The lower precisions of ``poster-edge export``: calibrate, convert, judge, restore, keep.
-
-Every candidate is executed by the very runner that ``run`` will use, from a bundle of its own.
-"""
+"""The lower precisions of ``poster-edge export``: calibrate, convert, judge, restore, keep."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +12,31 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from poster_edge.calib.batches import CalibrationSet, sample_rows
+from poster_edge.calib.batches import CalibrationSet
 from poster_edge.calib.cache import FILE_NAME as CALIBRATION_FILE
 from poster_edge.calib.cache import Calibration, from_histograms
 from poster_edge.calib.collect import collect
-from poster_edge.calib.gate import GateReport, Thresholds, judge, pass_by_restoring
+from poster_edge.calib.gate import GateReport, pass_by_restoring
 from poster_edge.calib.histogram import StreamingHistogram
 from poster_edge.calib.qdq import quantise, tensors_to_calibrate
 from poster_edge.calib.sensitivity import LayerError, layer_errors
-from poster_edge.calib.suitability import MAX_DISTANCE, StatisticsCollector, mismatches
-from poster_edge.calib.temperature import fit_temperature, match_temperature
+from poster_edge.calib.suitability import MAX_DISTANCE, mismatches
 from poster_edge.cli import console
 from poster_edge.cli.calib_source import open_calibration
-from poster_edge.cli.eval_report import select
 from poster_edge.cli.export_draft import Draft
-from poster_edge.data.faces import FaceSet, load_faces
-from poster_edge.errors import GateError, InputError, UsageError
+from poster_edge.cli.export_judging import Judge
+from poster_edge.cli.export_options import Options
+from poster_edge.errors import GateError, UsageError
 from poster_edge.export.fp16 import input_range, overflow_islands, to_fp16
 from poster_edge.files import sha256, write_atomic
-from poster_edge.optional import available
-from poster_edge.runtime.bundle import MODEL_FILE, Bundle, write_bundle
+from poster_edge.runtime.bundle import MODEL_FILE, write_bundle
 from poster_edge.runtime.classifier import make_runner
 from poster_edge.runtime.manifest import MODEL_FILES
 from poster_edge.runtime.openvino_runner import sums_int8_exactly
 from poster_edge.runtime.timing import interleaved
-from poster_edge.train.metrics import softmax
-from poster_edge.vision.samples import sample_crops
 
-#: What is computed in INT8 in each placement; see README, "Precision", for what was measured.
-KINDS: dict[str, tuple[str, ...]] = {"inputs-outputs": ("conv", "linear"), "inputs": ("conv", "linear")}
+#: What is computed in INT8; see README, "Precision", for what was measured.
+KINDS = ("conv", "linear")
 #: Precision -> target -> the files it needs.
 FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "fp32": dict.fromkeys(("all", "onnxruntime", "openvino", "tensorrt"), ()),
@@ -62,45 +56,6 @@ _FEW = 32
 _PHOTO_DISTANCE = 3.0
 
 
-@dataclass(frozen=True)
-class Options:
-    """What was asked for, beyond the model.
-
-    Attributes:
-        precision: "fp32", "fp16", "int8" or "auto".
-        also: further precisions to make.
-        target: "all", "onnxruntime", "openvino" or "tensorrt".
-        calib: images for INT8 ranges, or None for the model's own calibration.
-        method: how ranges are chosen.
-        images: how many images to calibrate on.
-        seed: of their selection.
-        gate: whether accuracy is judged.
-        data: labelled faces that judge, or None.
-        judged: at most so many of them.
-        threads: of one operator.
-        thresholds: of the gate.
-    """
-
-    precision: str
-    also: tuple[str, ...] = ()
-    target: str = "all"
-    calib: Path | None = None
-    method: str = "mse"
-    images: int = 512
-    seed: int = 0
-    gate: bool = True
-    data: Path | None = None
-    judged: int = 4096
-    threads: int | None = None
-    thresholds: Thresholds = field(default_factory=Thresholds)
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """Lower precisions to make."""
-        wanted = {"fp16", "int8"} if self.precision == "auto" else {self.precision, *self.also}
-        return tuple(p for p in ("fp16", "int8") if p in wanted)
-
-
 @dataclass
 class Findings:
     """What came out, for messages and the report; filled as the work goes on."""
@@ -109,7 +64,6 @@ class Findings:
     calibration: Calibration | None = None
     histograms: dict[str, StreamingHistogram] = field(default_factory=dict)
     errors: list[LayerError] = field(default_factory=list)
-    restored: dict[str, list[str]] = field(default_factory=dict)
     timings: list[tuple[str, float, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -142,13 +96,8 @@ class Lowering:
         self.own = calibration
         self.found = Findings()
         self._calibration_set: CalibrationSet | None = None
-        self._reference: dict[str, NDArray[np.float32]] = {}
-        # file -> logits of float32 and of the last candidate, on the judging images
-        self._judged_logits: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
-        self._bundles = 0
-        side = 3 * self.preprocess.size**2
-        self._batch = max(1, min(64, (1 << 21) // side))
-        self._inside_batch = max(1, min(32, (1 << 19) // side))
+        self.judge = Judge(draft.manifest, self.graph_path, options, folder)
+        self._inside_batch = max(1, min(32, (1 << 19) // (3 * self.preprocess.size**2)))
 
     def run(self) -> Draft:
         """Make what was asked for; returns the draft with the models that passed.
@@ -160,7 +109,7 @@ class Lowering:
         options = self.options
         if "int8" in options.precisions or options.calib is not None:
             self._calibrate()
-        self.judged = self._judge_set()
+        self.judge.choose_images(self._calibration_set)
         if self.found.calibration is not None and options.gate:
             self._check_calibration_images(self.found.calibration)
         draft = self.draft
@@ -195,10 +144,6 @@ class Lowering:
         made = {f: self.folder / f for f in MODEL_FILES if (self.folder / f).is_file()}
         return {MODEL_FILE: self.graph_path, **made}
 
-    def judged_logits(self, file: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits (N, C) of float32 and of a judged model, on the judging images."""
-        return self._judged_logits[file]
-
     # Calibration -----------------------------------------------------------------------------------------------
 
     def _calibrate(self) -> None:
@@ -218,12 +163,7 @@ class Lowering:
             notify=self.notify,
         )
         self._calibration_set = images
-        collector = StatisticsCollector(len(self.classes))
-        logits = self._logits(self._float_bundle(), "fp32", "onnxruntime", images)[0]
-        start = 0
-        for batch in images.batches(self.preprocess, self._batch):
-            collector.update(batch, logits[start : start + len(batch)])
-            start += len(batch)
+        logits = self.judge.logits(self.judge.float_bundle(), "fp32", "onnxruntime", images)[0]
         with console.progress_bar() as bar:
             task = bar.add_task("calibration", total=images.count)
             self.found.histograms = collect(
@@ -239,106 +179,20 @@ class Lowering:
             data=images.name,
             images=images.count,
             seed=options.seed,
-            statistics=collector.result(),
+            statistics=self.judge.statistics(images, logits),
             ranges=from_histograms(self.found.histograms),
         )
 
     def _check_calibration_images(self, calibration: Calibration) -> None:
         """Noise, one class or swapped colours are refused before anything is built on them."""
-        collector = StatisticsCollector(len(self.classes))
-        logits = self._float_logits("onnxruntime")
-        start = 0
-        for batch in self.judged.batches(self.preprocess, self._batch):
-            collector.update(batch, logits[start : start + len(batch)])
-            start += len(batch)
-        distance = MAX_DISTANCE if self.judged.labels is not None else _PHOTO_DISTANCE
-        reasons = mismatches(calibration.statistics, collector.result(), self.classes, max_distance=distance)
+        seen = self.judge.statistics(self.judge.images, self.judge.float_logits("onnxruntime"))
+        distance = MAX_DISTANCE if self.judge.images.labels is not None else _PHOTO_DISTANCE
+        reasons = mismatches(calibration.statistics, seen, self.classes, max_distance=distance)
         if reasons:
             raise GateError(
                 f"{calibration.data} is no fit calibration set: {'; '.join(reasons)}; nothing was written "
                 "(--no-gate takes it all the same)"
             )
-
-    # Judging ---------------------------------------------------------------------------------------------------
-
-    def _judge_set(self) -> CalibrationSet:
-        """Labelled held-out faces where there are some, else the packaged photos and calibration images."""
-        trained = self.draft.manifest.has_trained_weights
-        if self.options.data is not None:
-            return _held_out(load_faces(self.options.data), self.classes, self.options, labelled=trained)
-        source = self.options.calib
-        if source is not None and source.suffix.lower() == ".npz" and source.is_file():
-            faces = load_faces(source)
-            if len(faces.indices("validation")):
-                return _held_out(faces, self.classes, self.options, labelled=trained)
-        crops: list[NDArray[np.uint8]] = sample_crops(self.preprocess)
-        name = f"{len(crops)} views of the packaged photos"
-        if self._calibration_set is not None:
-            few = min(self._calibration_set.count, 256)
-            crops += [self._calibration_set.read(i) for i in range(few)]
-            name += f" and {few} calibration images"
-        return CalibrationSet(name, len(crops), crops.__getitem__, None, ())
-
-    def _float_bundle(self) -> Bundle:
-        return self._bundle(MODEL_FILE, self.graph_path)
-
-    def _bundle(self, file: str, path: Path) -> Bundle:
-        self._bundles += 1
-        folder = self.folder / f"candidate-{self._bundles}"
-        return write_bundle(folder, replace(self.draft.manifest, precision=MODEL_FILES[file][0]), {file: path})
-
-    def _logits(
-        self, bundle: Bundle, precision: str, runtime: str, images: CalibrationSet
-    ) -> tuple[NDArray[np.float32], str]:
-        """Logits (N, C) as the runtime computes them, and what the runtime says it is."""
-        manifest = bundle.manifest
-        runner = make_runner(bundle, runtime=runtime, precision=precision, device="cpu", threads=self.options.threads)
-        with runner, console.progress_bar() as bar:
-            task = bar.add_task(f"{precision}, {runtime}", total=images.count)
-            out = []
-            for batch in images.batches(self.preprocess, self._batch):
-                out.append(np.asarray(runner.infer({manifest.input_name: batch})[manifest.output_name], np.float32))
-                bar.advance(task, len(batch))
-        return np.concatenate(out), runner.description
-
-    def _float_logits(self, runtime: str) -> NDArray[np.float32]:
-        if runtime not in self._reference:
-            self._reference[runtime] = self._logits(self._float_bundle(), "fp32", runtime, self.judged)[0]
-        return self._reference[runtime]
-
-    def _judge(self, file: str, path: Path) -> tuple[GateReport, float]:
-        """The gate's report on one model, and the temperature that was fitted for it."""
-        precision, runtime = MODEL_FILES[file][0], self._runtime(file)
-        reference = self._float_logits(runtime)
-        logits, description = self._logits(self._bundle(file, path), precision, runtime, self.judged)
-        self._judged_logits[file] = (reference, logits)
-        temperature, own = self.draft.manifest.temperature, self.draft.manifest.temperature
-        if np.isfinite(logits).all():
-            own = (
-                fit_temperature(logits, self.judged.labels)
-                if self.judged.labels is not None
-                else match_temperature(logits, softmax(reference, temperature=temperature))
-            )
-        report = judge(
-            reference,
-            logits,
-            self.judged.labels,
-            self.classes,
-            temperatures=(temperature, own),
-            thresholds=self.options.thresholds,
-            precision=precision,
-            file=file,
-            runtime=description,
-            data=self.judged.name,
-        )
-        return report, own
-
-    def _runtime(self, file: str) -> str:
-        """What executes a file here: its own target where that can be had on this machine."""
-        precision, placement = MODEL_FILES[file]
-        if not available("openvino") or not (placement == "inputs" or self.options.target == "openvino"):
-            return "onnxruntime"
-        return "openvino" if precision == "fp16" or sums_int8_exactly() else "onnxruntime"
 
     # Converting ------------------------------------------------------------------------------------------------
 
@@ -348,7 +202,7 @@ class Lowering:
 
         def attempt(floats: frozenset[str]) -> GateReport:
             write_atomic(path, self._convert(file, floats).SerializeToString())
-            report, temperatures[file] = self._judge(file, path)
+            report, temperatures[file] = self.judge.judge(file, path)
             return report
 
         if not self.options.gate:
@@ -357,7 +211,7 @@ class Lowering:
         report, floats = pass_by_restoring(attempt, lambda: self._ranking(file))
         kept = sorted(floats)
         report = replace(report, restored=kept)
-        self.found.reports[file], self.found.restored[file] = report, kept
+        self.found.reports[file] = report
         if kept and report.passed:
             self.notify(f"{file}: {len(kept)} sensitive layers stay in float: {_some(kept)}")
         if not report.passed:
@@ -379,38 +233,35 @@ class Lowering:
         precision, placement = MODEL_FILES[file]
         clamp = input_range(self.preprocess.mean, self.preprocess.std)
         if precision == "fp16":
-            return to_fp16(self.model, islands=floats | set(self._islands()), input_range=clamp)
+            return to_fp16(self.model, islands=floats | set(self._islands), input_range=clamp)
         assert self.found.calibration is not None
         ranges = self.found.calibration.of(self.options.method)
         narrow = placement == "inputs"
-        quantised = quantise(
-            self.model, ranges, placement=placement, kinds=KINDS[placement], exclude=floats, fp16_scales=narrow
-        )
-        return to_fp16(quantised, islands=self._islands(), input_range=clamp) if narrow else quantised
+        quantised = quantise(self.model, ranges, placement=placement, kinds=KINDS, exclude=floats, fp16_scales=narrow)
+        return to_fp16(quantised, islands=self._islands, input_range=clamp) if narrow else quantised
 
+    @cached_property
     def _islands(self) -> dict[str, float]:
         """Nodes that FP16 cannot hold; looked for once, on a few images."""
-        if not hasattr(self, "_overflowing"):
-            self._overflowing = overflow_islands(self.model, self._few_batches())
-            if self._overflowing:
-                self.notify(f"{len(self._overflowing)} nodes stay in FP32, their values are too large for FP16")
-        return self._overflowing
+        found = overflow_islands(self.model, self._few_batches())
+        if found:
+            self.notify(f"{len(found)} nodes stay in FP32, their values are too large for FP16")
+        return found
 
     def _few_batches(self) -> Iterator[NDArray[np.float32]]:
-        few = replace(self.judged, count=min(self.judged.count, _FEW))
+        few = replace(self.judge.images, count=min(self.judge.images.count, _FEW))
         return few.batches(self.preprocess, self._inside_batch)
 
     def _ranking(self, file: str) -> Sequence[str]:
         """Nodes by what they lose, most sensitive first."""
-        precision, placement = MODEL_FILES[file]
-        if precision == "fp16":
+        if MODEL_FILES[file][0] == "fp16":
             # FP16 fails by range, not by rounding: what sums or exponentiates goes first.
             order = ("Softmax", "LayerNormalization", "ReduceMean", "MatMul", "Gemm", "Conv")
             ranked = sorted(
                 (order.index(n.op_type), i) for i, n in enumerate(self.model.graph.node) if n.op_type in order
             )
             return [self.model.graph.node[i].name for _, i in ranked]
-        return [e.node for e in self.layer_errors() if e.kind in KINDS[placement]]
+        return [e.node for e in self.layer_errors()]
 
     def layer_errors(self) -> list[LayerError]:
         """Error of every layer in INT8, largest first; none without a calibration."""
@@ -419,7 +270,7 @@ class Lowering:
                 self.model,
                 self.found.calibration.of(self.options.method),
                 self._few_batches(),
-                kinds={kind for kinds in KINDS.values() for kind in kinds},
+                kinds=KINDS,
                 threads=self.options.threads,
             )
         return self.found.errors
@@ -432,7 +283,7 @@ class Lowering:
         folder = self.folder / "timed"
         bundle = write_bundle(folder, draft.manifest, {f: p for f, p in draft.files.items() if f in MODEL_FILES})
         names = list(dict.fromkeys(a.precision for a in bundle.manifest.artefacts.values()))
-        image = next(replace(self.judged, count=1).batches(self.preprocess, 1))
+        image = next(replace(self.judge.images, count=1).batches(self.preprocess, 1))
         runners = [
             make_runner(bundle, runtime=runtime, precision=n, device="cpu", threads=self.options.threads) for n in names
         ]
@@ -467,19 +318,6 @@ class Lowering:
             "passed": all(r.passed for r in reports.values()),
             "models": {f: r.to_dict() for f, r in reports.items()},
         }
-
-
-def _held_out(faces: FaceSet, classes: tuple[str, ...], options: Options, *, labelled: bool) -> CalibrationSet:
-    """Labelled rows that judge: the validation split where there is one, else all."""
-    rows = select(faces, classes, "auto")
-    chosen = sample_rows(None, len(rows.labels), options.judged, options.seed)
-    if not len(chosen):
-        raise InputError(f"{faces.name}: no images to judge on")
-    indices, labels = rows.indices[chosen], rows.labels[chosen]
-    name = f"{faces.name} ({rows.split})"
-    return CalibrationSet(
-        name, len(indices), lambda i: faces.read(int(indices[i])), labels if labelled else None, classes
-    )
 
 
 def _some(names: Sequence[str]) -> str:

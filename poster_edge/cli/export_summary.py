@@ -28,9 +28,9 @@ def card_section(draft: Draft, found: Findings) -> str:
         made = any(MODEL_FILES.get(f, ("",))[0] == "int8" for f in draft.files)
         used = draft.manifest.calibration["method"] if made else "kept for later"
         lines += ["", f"INT8 ranges: {used}, from {found.calibration.images} images ({found.calibration.data})."]
-    for file, nodes in found.restored.items():
-        if nodes and file in draft.files:
-            lines += ["", f"Layers of {file} that stay in float: {', '.join(nodes)}."]
+    for file, report in found.reports.items():
+        if report.restored and file in draft.files:
+            lines += ["", f"Layers of {file} that stay in float: {', '.join(report.restored)}."]
     lines += ["", *found.notes] if found.notes else []
     return "\n".join(lines) + "\n"
 
@@ -66,8 +66,7 @@ def report_data(work: Lowering) -> ReportData:
         facts["ranges by"] = work.options.method
         facts["calibration data"] = f"sha256 {calibration.data_sha256}"
         ranges = calibration.ranges
-    kinds = {kind for chosen in KINDS.values() for kind in chosen}
-    quantised = {t for s in find_sites(work.model) if s.kind in kinds for t in s.activations}
+    quantised = {t for s in find_sites(work.model) if s.kind in KINDS for t in s.activations}
     return ReportData(
         title=f"{manifest.model}: {', '.join(dict.fromkeys(r.precision for r in found.reports.values()))}",
         facts=facts,
@@ -77,8 +76,8 @@ def report_data(work: Lowering) -> ReportData:
         ranges=ranges,
         method=work.options.method,
         errors=found.errors or work.layer_errors(),
-        restored=sorted({n for nodes in found.restored.values() for n in nodes}),
-        faces=[work.judged.read(i) for i in first.flips],
+        restored=sorted({n for r in found.reports.values() for n in r.restored}),
+        faces=[work.judge.images.read(i) for i in first.flips],
         flip_texts=_captions(work, first),
         timings=found.timings,
         warnings=[*found.notes, *(reason for r in found.reports.values() for reason in r.reasons)],
@@ -87,8 +86,8 @@ def report_data(work: Lowering) -> ReportData:
 
 def _captions(work: Lowering, report: GateReport) -> list[str]:
     """What each image that changed class was taken for before and after, with its label where there is one."""
-    logits = work.judged_logits(report.file)
-    labels = work.judged.labels
+    logits = work.judge.last_logits[report.file]
+    labels = work.judge.images.labels
     texts = []
     for i in report.flips:
         parts = [f"{n}: {_top(x[i], work.classes)}" for n, x in zip(("fp32", report.precision), logits, strict=True)]

@@ -30,7 +30,7 @@ def trt() -> Any:
     if spec is None or spec.origin is None or importlib.util.find_spec("tensorrt_rtx_bindings") is None:
         if os.environ.get("POSTER_EDGE_REQUIRE_RTX"):
             pytest.fail("POSTER_EDGE_REQUIRE_RTX is set, but TensorRT-RTX's builder is not installed")
-        pytest.skip("needs TensorRT-RTX's builder: make .venv/.rtx")
+        pytest.skip("needs TensorRT-RTX's builder: make rtx")
     folder = Path(spec.origin).parent
     for name in _LIBRARIES:
         ctypes.CDLL(str(next(folder.glob(name))), mode=ctypes.RTLD_GLOBAL)

@@ -314,6 +314,8 @@ class Lowering:
             return None
         if not self.options.gate:
             return {"skipped": "--no-gate"}
+        if not reports:
+            return None  # float32 was kept: there is nothing that could have passed
         return {
             "passed": all(r.passed for r in reports.values()),
             "models": {f: r.to_dict() for f, r in reports.items()},

@@ -284,6 +284,7 @@ def test_auto_keeps_the_fastest_that_passes(both: tuple[Bundle, str], poster_edg
     if manifest.precision == "fp32":
         assert "no lower precision is faster: fp32 is kept" in line
         assert "model.int8.onnx" not in manifest.artefacts
+        assert manifest.gate is None
     else:
         assert f"{manifest.precision} is the fastest that passes" in line
     assert all(f"{p} " in line for p in ("fp32", "fp16", "int8"))

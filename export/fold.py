@@ -34,7 +34,7 @@ def fold_batchnorm(model: nn.Module, example: Tensor) -> nn.Module:
 
     Args:
         model: any model whose BatchNorms stand next to a convolution in a ``Sequential``, or in
-            a module with ``conv`` and ``bn``, or ``linear`` and ``bn``.
+            a module with ``conv`` and ``bn``, ``conv1`` and ``bn1`` …, or ``linear`` and ``bn``.
         example: an input (B, 3, S, S); fixes the sizes of the constant maps.
     """
     model = copy.deepcopy(model).eval()
@@ -84,13 +84,18 @@ def _fold_sequential(row: nn.Sequential, sizes: dict[nn.Module, tuple[int, int]]
 
 
 def _fold_attributes(module: nn.Module) -> None:
-    bn = getattr(module, "bn", None)
-    if isinstance(bn, nn.BatchNorm2d) and isinstance(conv := getattr(module, "conv", None), nn.Conv2d):
-        module.conv = fuse_conv_bn_eval(conv, bn)
-        module.bn = nn.Identity()
-    elif isinstance(bn, nn.BatchNorm1d) and isinstance(linear := getattr(module, "linear", None), nn.Linear):
-        module.linear = fuse_linear_bn_eval(linear, bn)
-        module.bn = nn.Identity()
+    """Fold ``bn`` into ``conv`` or ``linear``, and ``bn1`` into ``conv1`` and so on."""
+    for name, bn in list(module.named_children()):
+        number = name.removeprefix("bn")
+        if not name.startswith("bn") or not (number == "" or number.isdigit()):
+            continue
+        conv, linear = getattr(module, f"conv{number}", None), getattr(module, f"linear{number}", None)
+        if isinstance(bn, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d):
+            setattr(module, f"conv{number}", fuse_conv_bn_eval(conv, bn))
+            setattr(module, name, nn.Identity())
+        elif isinstance(bn, nn.BatchNorm1d) and isinstance(linear, nn.Linear):
+            setattr(module, f"linear{number}", fuse_linear_bn_eval(linear, bn))
+            setattr(module, name, nn.Identity())
 
 
 @torch.no_grad()

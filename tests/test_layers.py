@@ -15,6 +15,7 @@ NO_TORCH = {"base", "data", "runtime", "vision", "pipeline"}
 NO_TORCH_FILES = {
     "models/config.py",
     "models/registry.py",
+    "models/resnet_config.py",
     "train/metrics.py",
     "calib/temperature.py",
     "export/card.py",

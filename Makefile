@@ -47,12 +47,19 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Stubs in a folder of their own: beside other packages they would hide a TensorRT, or pass for one.
+build/stubs/.done: | $(BIN)/python
+	$(PIP) --no-deps --target build/stubs tensorrt-stubs==10.13.0.35.1
+	@# Two slips of their generator that no parser of Python takes.
+	sed -i -e 's/, in: /, in_: /' -e 's/, channel_axis: int)/, channel_axis: int = ...)/' build/stubs/tensorrt_bindings/tensorrt.pyi
+	@touch $@
+
 # mypy sees the package as it is installed: a tree of links with export/, calib/ and kernels/ inside.
-typecheck: $(VENV)/.dev
+typecheck: $(VENV)/.dev build/stubs/.done
 	@rm -rf build/types && mkdir -p build/types/poster_edge
 	@for entry in poster_edge/*; do ln -s "$(CURDIR)/$$entry" build/types/poster_edge/; done
 	@for part in export calib kernels; do ln -s "$(CURDIR)/$$part" build/types/poster_edge/$$part; done
-	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p poster_edge
+	cd build/types && MYPYPATH=$(CURDIR)/build/stubs $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p poster_edge
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run_all.py $(if $(SHARED),--shared $(SHARED))

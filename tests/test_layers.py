@@ -19,6 +19,10 @@ NO_TORCH_FILES = {
     "train/metrics.py",
     "calib/temperature.py",
     "export/card.py",
+    "export/engine_key.py",
+    "export/engine_spec.py",
+    "export/gpu.py",
+    "export/tensorrt_api.py",
 }
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from poster_edge.runtime.int8_sums import sums_int8_exactly
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -53,7 +55,13 @@ def main() -> None:
     if not bundle.is_dir():
         lower = ["--int8", "--half", "--calib", str(shared / "media"), "--calib-images", str(args.images)]
         run("export", "--model", str(floats), *lower, "-o", str(bundle), "--report", str(work / "page"))
-    latency = [sys.executable, "benchmarks/precision_latency.py", "--bundle", str(bundle), "--checkpoint", str(weights)]
+    bundles = [bundle]
+    if not sums_int8_exactly():
+        bundles.append(work / "int8-7-bit")
+        if not bundles[-1].is_dir():
+            run("export", "--model", str(bundle), "--int8", "--weight-bits", "7", "-o", str(bundles[-1]))
+    latency = [sys.executable, "benchmarks/precision_latency.py", "--checkpoint", str(weights)]
+    latency += [part for one in bundles for part in ("--bundle", str(one))]
     subprocess.run(latency, check=True, cwd=ROOT)
 
 

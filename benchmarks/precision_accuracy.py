@@ -32,8 +32,8 @@ from poster_edge.files import write_atomic
 from poster_edge.optional import available
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
 from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.int8_sums import sums_int8_exactly
 from poster_edge.runtime.manifest import MODEL_FILES
-from poster_edge.runtime.openvino_runner import sums_int8_exactly
 
 SIZES = (128, 512, 2048)
 

@@ -1,13 +1,15 @@
 """Latency of one bundle's models in onnxruntime and OpenVINO against eager PyTorch, in turns in one run.
 
-    python benchmarks/precision_latency.py --bundle FOLDER --checkpoint FILE.safetensors [--threads 2]
+    python benchmarks/precision_latency.py --bundle FOLDER [--bundle FOLDER] --checkpoint FILE.safetensors [--threads 2]
 
 Medians of interleaved calls (see poster_edge/runtime/timing.py), per batch size; the same images for all.
+Of a second bundle only the INT8 models are timed: the same network with weights of 7 bits.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,33 +20,34 @@ from run_all import write
 
 from poster_edge.models.checkpoint import load_model
 from poster_edge.optional import available
-from poster_edge.runtime.bundle import load_bundle
+from poster_edge.runtime.bundle import Bundle, load_bundle
 from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.int8_sums import pairs_fit
 from poster_edge.runtime.timing import interleaved
 
 
 def main() -> None:
     """Measure and write ``precision_latency_NAME.json``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--bundle", required=True, action="append")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=40)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    bundle = load_bundle(args.bundle)
+    bundles = [load_bundle(name) for name in args.bundle]
+    bundle = bundles[0]
     network, _ = load_model(args.checkpoint)
     size, feed = bundle.manifest.preprocess.size, bundle.manifest.input_name
-    have = dict.fromkeys(a.precision for a in bundle.manifest.artefacts.values() if a.precision)
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         runners = {}
         for runtime in ("onnxruntime", "openvino") if available("openvino") else ("onnxruntime",):
-            for precision in have:
-                if precision == "fp16" and runtime == "onnxruntime":
-                    continue  # no FP16 kernels on a CPU: it would time casts
-                runner = make_runner(bundle, runtime=runtime, precision=precision, device="cpu", threads=args.threads)
-                runners[f"{runtime} {precision}"] = stack.enter_context(runner)
+            for one, precision in candidates(bundles, runtime):
+                runner = make_runner(one, runtime=runtime, precision=precision, device="cpu", threads=args.threads)
+                narrow = precision == "int8" and pairs_fit(one.read(runner.file))
+                name = f"{runtime} {precision}{' (7-bit weights)' if narrow else ''}"
+                runners[name] = stack.enter_context(runner)
         for batch in (1, 8):
             image = np.random.default_rng(0).normal(0, 0.5, (batch, 3, size, size)).astype(np.float32)
             tensor = torch.from_numpy(image)
@@ -75,12 +78,21 @@ def main() -> None:
                         "times_eager": base / median,
                     }
                 )
-                print(f"{name:24} batch {batch}  {median:8.2f} ms  {base / median:5.2f}x", flush=True)
-    gate = bundle.manifest.gate
+                print(f"{name:34} batch {batch}  {median:8.2f} ms  {base / median:5.2f}x", flush=True)
+    gates = [b.manifest.gate for b in bundles]
     write(
         f"precision_latency_{bundle.manifest.model}.json",
-        {"threads": args.threads, "gate_passed": bool(gate and gate.get("passed")), "results": rows},
+        {"threads": args.threads, "gate_passed": all(g and g.get("passed") for g in gates), "results": rows},
     )
+
+
+def candidates(bundles: list[Bundle], runtime: str) -> Iterator[tuple[Bundle, str]]:
+    """Bundles and precisions that a runtime is timed in."""
+    for bundle in bundles:
+        for precision in dict.fromkeys(a.precision for a in bundle.manifest.artefacts.values() if a.precision):
+            # onnxruntime has no FP16 kernels on a CPU: it would time casts.
+            if (precision != "fp16" or runtime == "openvino") and (precision == "int8" or bundle is bundles[0]):
+                yield bundle, precision
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from poster_edge.runtime.int8_sums import sums_int8_exactly
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PHOTO = ROOT / "poster_edge" / "zoo" / "samples" / "astronaut.jpg"
@@ -107,10 +109,14 @@ def precisions(shared: Path) -> None:
         subprocess.run([sys.executable, f"benchmarks/{script}.py", "--data", data], check=True, cwd=ROOT)
     with tempfile.TemporaryDirectory() as folder:
         bundle = f"{folder}/nano"
-        export = [sys.executable, "-m", "poster_edge", "export", "--int8", "--half", "--data", data, "-o", bundle]
-        subprocess.run(export, check=True, cwd=ROOT)
+        export = [sys.executable, "-m", "poster_edge", "export", "--int8", "--data", data]
+        subprocess.run([*export, "--half", "-o", bundle], check=True, cwd=ROOT)
+        bundles = ["--bundle", bundle]
+        if not sums_int8_exactly():
+            subprocess.run([*export, "--weight-bits", "7", "-o", f"{bundle}-7-bit"], check=True, cwd=ROOT)
+            bundles += ["--bundle", f"{bundle}-7-bit"]
         weights = str(ROOT / "poster_edge" / "zoo" / "poster-nano" / "model.safetensors")
-        timing = [sys.executable, "benchmarks/precision_latency.py", "--bundle", bundle, "--checkpoint", weights]
+        timing = [sys.executable, "benchmarks/precision_latency.py", *bundles, "--checkpoint", weights]
         subprocess.run(timing, check=True, cwd=ROOT)
 
 

@@ -7,6 +7,9 @@ from the same ranges:
   carry pairs too, which is what onnxruntime's integer kernels ask for;
 - ``inputs``: only what enters a quantised operator, the rest for FP16: TensorRT's and OpenVINO's form.
 
+Weights of 7 bits (-63 to 63) are for x86 CPUs without VNNI, whose fast integer kernels add products in
+pairs in 16 bits: 2 x 255 x 63 fits, 2 x 255 x 127 does not.
+
 Source: Wu et al., "Integer Quantization for Deep Learning Inference" (2020), sections 3 and 4.
 """
 
@@ -19,9 +22,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from poster_edge.calib.ranges import LEVELS
+from poster_edge.calib.ranges import LEVELS, PAIRS_FIT
 from poster_edge.errors import PosterEdgeError, UsageError
 from poster_edge.export.graph import Graph, constant, rebuild
+
+#: Bits of a weight -> its largest level.
+WEIGHT_LEVELS = {8: LEVELS, 7: LEVELS // 2}
 
 #: Operators between convolutions that onnxruntime computes in integers when pairs stand on both sides.
 _CARRIERS = frozenset({"Relu", "LeakyRelu", "Add", "MaxPool"})
@@ -96,6 +102,7 @@ def quantise(
     kinds: Collection[str] = ("conv", "linear"),
     exclude: Collection[str] = (),
     fp16_scales: bool = False,
+    weight_bits: int = 8,
 ) -> onnx.ModelProto:
     """A copy of a float32 model with Q/DQ pairs.
 
@@ -106,25 +113,39 @@ def quantise(
         kinds: which kinds of :class:`Site` are quantised.
         exclude: names of nodes that stay in float.
         fp16_scales: choose scales that FP16 represents exactly, for a rest in FP16.
+        weight_bits: 8, or 7 for CPUs without VNNI; the graph's metadata then says :data:`PAIRS_FIT`.
 
     Raises:
-        UsageError: unknown placement.
+        UsageError: unknown placement or number of bits.
         PosterEdgeError: a range is missing.
     """
     if placement not in ("inputs-outputs", "inputs"):
         raise UsageError(f"placement {placement!r}: expected inputs-outputs or inputs")
+    if weight_bits not in WEIGHT_LEVELS:
+        raise UsageError(f"weights of {weight_bits} bits: expected 8 or 7")
     sites = [s for s in find_sites(model) if s.kind in kinds and s.node not in exclude]
     missing = {t for s in sites for t in s.activations} - ranges.keys()
     if missing:
         raise PosterEdgeError(f"no range for {len(missing)} tensors, such as '{min(missing)}': calibrate this graph")
-    return _Quantiser(model, ranges, sites, fp16_scales).run(both_sides=placement == "inputs-outputs")
+    quantiser = _Quantiser(model, ranges, sites, fp16_scales, WEIGHT_LEVELS[weight_bits])
+    result = quantiser.run(both_sides=placement == "inputs-outputs")
+    # A product of two activations has 8 bits on both sides, whatever the weights have.
+    if weight_bits == 7 and all(s.weight for s in sites):
+        onnx.helper.set_model_props(result, {PAIRS_FIT: "true"})
+    return result
 
 
 class _Quantiser:
     def __init__(
-        self, model: onnx.ModelProto, ranges: Mapping[str, float], sites: list[Site], fp16_scales: bool
+        self,
+        model: onnx.ModelProto,
+        ranges: Mapping[str, float],
+        sites: list[Site],
+        fp16_scales: bool,
+        weight_levels: int,
     ) -> None:
         self.model, self.ranges, self.fp16_scales = model, ranges, fp16_scales
+        self.weight_levels = weight_levels
         self.graph = Graph(model)
         self.site_of = {s.node: s for s in sites}
         self.initializers = dict(self.graph.initializers)
@@ -224,9 +245,9 @@ class _Quantiser:
         )
         return out
 
-    def _scale(self, top: np.ndarray) -> np.ndarray:
+    def _scale(self, top: np.ndarray, levels: int = LEVELS) -> np.ndarray:
         """Scale of a range; a range of 0 (nothing but zeros was seen) gets the smallest useful one."""
-        scale = np.maximum(top.astype(np.float64) / LEVELS, 1e-12).astype(np.float32)
+        scale = np.maximum(top.astype(np.float64) / levels, 1e-12).astype(np.float32)
         if not self.fp16_scales:
             return scale
         # FP16 keeps fewer digits: round up, so that nothing is clipped that was not, and stay normal.
@@ -244,9 +265,10 @@ class _Quantiser:
         if key not in self.weights:
             values = self.graph.array(site.weight)
             others = tuple(i for i in range(values.ndim) if i != site.axis)
-            scale = self._scale(np.abs(values).max(axis=others))
+            top = self.weight_levels
+            scale = self._scale(np.abs(values).max(axis=others), top)
             shape = [-1 if i == site.axis else 1 for i in range(values.ndim)]
-            levels = np.clip(np.rint(values / scale.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
+            levels = np.clip(np.rint(values / scale.reshape(shape)), -top, top).astype(np.int8)
             stem = site.weight if not self._is_shared(site.weight) else f"{site.weight}_axis{site.axis}"
             self.initializers[f"{stem}_quantized"] = constant(f"{stem}_quantized", levels)
             self._scales(stem, scale, np.zeros(len(scale), np.int8))

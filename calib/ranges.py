@@ -19,6 +19,8 @@ from poster_edge.calib.histogram import BINS, StreamingHistogram
 METHODS = ("minmax", "entropy", "percentile", "mse")
 #: Largest level of symmetric INT8; -128 is not used, so that a value and its negative are alike.
 LEVELS = 127
+#: Entry of an INT8 graph's metadata: no sum of two of its products leaves 16 bits.
+PAIRS_FIT = "poster_edge.int8_pairs_fit_16_bits"
 #: Share of the values, in per cent, that "percentile" keeps.
 PERCENTILE = 99.99
 #: Candidates of the searching methods, as shares of the histogram's used part.

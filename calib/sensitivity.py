@@ -39,6 +39,7 @@ def layer_errors(
     batches: Iterable[NDArray[np.float32]],
     *,
     kinds: Iterable[str] = ("conv", "linear"),
+    weight_bits: int = 8,
     threads: int | None = None,
 ) -> list[LayerError]:
     """Error of every operator that could be quantised, largest first.
@@ -48,11 +49,13 @@ def layer_errors(
         ranges: of its tensors.
         batches: images (N, 3, S, S), normalised; a few dozen are enough.
         kinds: which kinds of operators.
+        weight_bits: see :func:`poster_edge.calib.qdq.quantise`.
         threads: of one operator; None leaves the choice to onnxruntime.
     """
     chosen = frozenset(kinds)
     sites = [s for s in find_sites(model) if s.kind in chosen]
-    shadow = _shadow_graph(model, quantise(model, ranges, placement="inputs", kinds=chosen), {s.node for s in sites})
+    quantised = quantise(model, ranges, placement="inputs", kinds=chosen, weight_bits=weight_bits)
+    shadow = _shadow_graph(model, quantised, {s.node for s in sites})
     options = ort.SessionOptions()
     options.log_severity_level = 3
     # Optimised, the pairs would become integer kernels of this one machine.

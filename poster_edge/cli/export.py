@@ -50,6 +50,13 @@ if TYPE_CHECKING:
 @click.option(
     "--calib-images", type=click.IntRange(1), default=512, show_default=True, help="How many of --calib to use."
 )
+@click.option(
+    "--weight-bits",
+    type=click.Choice(["auto", "8", "7"]),
+    default="auto",
+    show_default=True,
+    help="Of INT8's weights; 7 is for x86 CPUs without VNNI. auto: 8, or 7 for --precision auto on such a CPU.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of calibration images.")
 @click.option("--gate/--no-gate", default=True, show_default=True, help="Refuse a precision that costs accuracy.")
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled faces that judge [default: packaged photos].")
@@ -72,6 +79,7 @@ def command(
     calib: Path | None,
     calib_method: str,
     calib_images: int,
+    weight_bits: str,
     seed: int,
     gate: bool,
     data: Path | None,
@@ -115,6 +123,7 @@ def command(
         data=data,
         judged=judge_images,
         threads=threads,
+        weight_bits=_weight_bits(weight_bits, main, target),
     )
     model = model or (None if checkpoint else "poster-nano")
     base = name or (Path(model).name if model else checkpoint.stem if checkpoint else "model")
@@ -142,6 +151,15 @@ def _precisions(precision: str | None, *, int8: bool, half: bool) -> tuple[str, 
     if precision is not None and short is not None and precision != short:
         raise UsageError(f"--precision {precision} contradicts --{'int8' if int8 else 'half'}")
     return precision or short or "fp32", ("fp16",) if int8 and half else ()
+
+
+def _weight_bits(asked: str, precision: str, target: str) -> int:
+    """What --weight-bits stands for: only what is timed and kept here is fitted to this CPU."""
+    from poster_edge.runtime.int8_sums import sums_int8_exactly
+
+    if asked != "auto":
+        return int(asked)
+    return 7 if precision == "auto" and target != "tensorrt" and not sums_int8_exactly() else 8
 
 
 def _source(

@@ -23,8 +23,8 @@ from poster_edge.errors import InputError
 from poster_edge.optional import available
 from poster_edge.runtime.bundle import MODEL_FILE, Bundle, write_bundle
 from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.int8_sums import sums_int8_exactly
 from poster_edge.runtime.manifest import MODEL_FILES, Manifest
-from poster_edge.runtime.openvino_runner import sums_int8_exactly
 from poster_edge.train.metrics import softmax
 from poster_edge.vision.samples import sample_crops
 
@@ -143,7 +143,8 @@ class Judge:
         precision, placement = MODEL_FILES[file]
         if not available("openvino") or not (placement == "inputs" or self.options.target == "openvino"):
             return "onnxruntime"
-        return "openvino" if precision == "fp16" or sums_int8_exactly() else "onnxruntime"
+        exact = precision == "fp16" or self.options.weight_bits == 7 or sums_int8_exactly()
+        return "openvino" if exact else "onnxruntime"
 
 
 def _held_out(faces: FaceSet, classes: tuple[str, ...], options: Options, *, labelled: bool) -> CalibrationSet:

@@ -24,6 +24,7 @@ class Options:
         data: labelled faces that judge, or None.
         judged: at most so many of them.
         threads: of one operator.
+        weight_bits: of INT8's weights: 8, or 7 for CPUs without VNNI.
         thresholds: of the gate.
     """
 
@@ -38,6 +39,7 @@ class Options:
     data: Path | None = None
     judged: int = 4096
     threads: int | None = None
+    weight_bits: int = 8
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     @property

@@ -31,8 +31,8 @@ from poster_edge.export.fp16 import input_range, overflow_islands, to_fp16
 from poster_edge.files import sha256, write_atomic
 from poster_edge.runtime.bundle import MODEL_FILE, write_bundle
 from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.int8_sums import sums_int8_exactly
 from poster_edge.runtime.manifest import MODEL_FILES
-from poster_edge.runtime.openvino_runner import sums_int8_exactly
 from poster_edge.runtime.timing import interleaved
 
 #: What is computed in INT8; see README, "Precision", for what was measured.
@@ -132,12 +132,14 @@ class Lowering:
             draft.manifest,
             precision=precision,
             gate=self._gate_record({f: r for f, r in self.found.reports.items() if f in files}),
-            calibration=calibrated.summary(options.method) if calibrated else None,
+            calibration=(
+                {**calibrated.summary(options.method), "weight_bits": options.weight_bits} if calibrated else None
+            ),
         )
         return replace(draft, manifest=manifest, files=files)
 
     def _openvino_saturates(self) -> bool:
-        return self.options.target == "openvino" and not sums_int8_exactly()
+        return self.options.target == "openvino" and self.options.weight_bits == 8 and not sums_int8_exactly()
 
     def paths(self) -> dict[str, Path]:
         """Models made so far, whether they passed or not, and the float32 one."""
@@ -237,7 +239,15 @@ class Lowering:
         assert self.found.calibration is not None
         ranges = self.found.calibration.of(self.options.method)
         narrow = placement == "inputs"
-        quantised = quantise(self.model, ranges, placement=placement, kinds=KINDS, exclude=floats, fp16_scales=narrow)
+        quantised = quantise(
+            self.model,
+            ranges,
+            placement=placement,
+            kinds=KINDS,
+            exclude=floats,
+            fp16_scales=narrow,
+            weight_bits=self.options.weight_bits,
+        )
         return to_fp16(quantised, islands=self._islands, input_range=clamp) if narrow else quantised
 
     @cached_property
@@ -271,6 +281,7 @@ class Lowering:
                 self.found.calibration.of(self.options.method),
                 self._few_batches(),
                 kinds=KINDS,
+                weight_bits=self.options.weight_bits,
                 threads=self.options.threads,
             )
         return self.found.errors

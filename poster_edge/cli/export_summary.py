@@ -64,6 +64,7 @@ def report_data(work: Lowering) -> ReportData:
         calibration = found.calibration
         facts["calibration"] = f"{calibration.images} images of {calibration.data}, seed {calibration.seed}"
         facts["ranges by"] = work.options.method
+        facts["bits of a weight"] = str(work.options.weight_bits)
         facts["calibration data"] = f"sha256 {calibration.data_sha256}"
         ranges = calibration.ranges
     quantised = {t for s in find_sites(work.model) if s.kind in KINDS for t in s.activations}

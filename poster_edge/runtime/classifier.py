@@ -16,6 +16,7 @@ from poster_edge.errors import UnavailableError, UsageError
 from poster_edge.optional import available
 from poster_edge.runtime import RUNTIMES
 from poster_edge.runtime.bundle import Bundle
+from poster_edge.runtime.int8_sums import saturates
 from poster_edge.runtime.runner import Runner
 from poster_edge.train.metrics import softmax
 
@@ -114,7 +115,7 @@ def make_runner(
     if runtime not in RUNTIMES:
         raise UsageError(f"--runtime {runtime}: expected one of {', '.join(RUNTIMES)}")
     if runtime == "auto":
-        runtime = _choose(precision, device, notify)
+        runtime = _choose(bundle, precision, device, notify)
     # Either package takes a third of a second to import: only the one that runs is.
     if runtime == "openvino":
         from poster_edge.runtime.openvino_runner import OpenVinoRunner
@@ -125,16 +126,16 @@ def make_runner(
     return OrtRunner(bundle, precision=precision, device=device, threads=threads)
 
 
-def _choose(precision: str, device: str, notify: Callable[[str], None] | None) -> str:
+def _choose(bundle: Bundle, precision: str, device: str, notify: Callable[[str], None] | None) -> str:
     """What ``--runtime auto`` stands for: OpenVINO on a CPU where it is installed, else onnxruntime."""
     if device not in ("auto", "cpu") or not available("openvino"):
         return "onnxruntime"
     if device == "auto" and _onnxruntime_has_cuda():
         return "onnxruntime"
-    from poster_edge.runtime.openvino_runner import load_openvino, sums_int8_exactly
+    from poster_edge.runtime.openvino_runner import load_openvino
 
-    if precision == "int8" and not sums_int8_exactly():
-        # onnxruntime has integer kernels that are exact on such CPUs, OpenVINO has not.
+    if precision == "int8" and saturates(bundle, bundle.model_file(precision, placement="inputs")):
+        # onnxruntime has integer kernels that are exact even then, OpenVINO has not.
         return "onnxruntime"
     try:
         load_openvino()

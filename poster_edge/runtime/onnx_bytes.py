@@ -1,4 +1,4 @@
-"""A look at an ONNX file's bytes before a parser gets them: does the graph ask for data from elsewhere?
+"""A look at an ONNX file's bytes before a parser gets them: does it ask for data from elsewhere, what does it say?
 
 OpenVINO follows a tensor's "external data" to any path of the machine even when it is given a model in
 memory, and to any address of the process when the path is onnxruntime's marker for one.  What runs has no
@@ -6,6 +6,8 @@ memory, and to any address of the process when the path is onnxruntime's marker 
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 #: Message -> field number -> message: every way from a model to its tensors.
 _CHILDREN: dict[str, dict[int, str]] = {
@@ -20,6 +22,7 @@ _CHILDREN: dict[str, dict[int, str]] = {
 }
 _GRAPH = ("model", 7)
 _EXTERNAL_DATA, _DATA_LOCATION = ("tensor", 13), ("tensor", 14)
+_METADATA, _KEY, _VALUE = 14, 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -48,6 +51,29 @@ def check_self_contained(data: bytes) -> None:
                 todo.append((_CHILDREN[message][number], start, position))
     if not has_graph:
         raise ValueError("no ONNX graph")
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """The entries that a model's maker left in it.
+
+    Raises:
+        ValueError: no ONNX model.
+    """
+    found = {}
+    for number, start, end in _texts(data, 0, len(data)):
+        if number == _METADATA:
+            entry = {n: data[a:b].decode(errors="replace") for n, a, b in _texts(data, start, end)}
+            found[entry.get(_KEY, "")] = entry.get(_VALUE, "")
+    return found
+
+
+def _texts(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number, start and end of every length-delimited field of a message."""
+    while position < end:
+        key, position = _varint(data, position, end)
+        _, start, position = _field(data, position, end, key & 7)
+        if key & 7 == _BYTES:
+            yield key >> 3, start, position
 
 
 def _field(data: bytes, position: int, end: int, wire: int) -> tuple[int, int, int]:

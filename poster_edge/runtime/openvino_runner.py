@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from poster_edge.errors import PosterEdgeError, UnavailableError, UsageError
 from poster_edge.optional import require
 from poster_edge.runtime.bundle import Bundle
+from poster_edge.runtime.int8_sums import saturates
 from poster_edge.runtime.manifest import BundleError
 from poster_edge.runtime.onnx_bytes import check_self_contained
 from poster_edge.runtime.runner import check_fit
@@ -43,9 +42,11 @@ class OpenVinoRunner:
     ) -> None:
         _check_device(device)
         self.bundle = bundle
-        self._saturates = precision == "int8" and not sums_int8_exactly()
-        # Without integer kernels OpenVINO takes pairs around float32 only: the form with an FP16 rest fails.
-        self.file = bundle.model_file(precision, placement="inputs-outputs" if self._saturates else "inputs")
+        self.file = bundle.model_file(precision, placement="inputs")
+        self._saturates = precision == "int8" and saturates(bundle, self.file)
+        if self._saturates:
+            # Without integer kernels OpenVINO takes pairs around float32 only: the form with an FP16 rest fails.
+            self.file = bundle.model_file(precision, placement="inputs-outputs")
         self._openvino = load_openvino()
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -135,20 +136,6 @@ def load_openvino() -> ModuleType:
     finally:
         del sys.modules[telemetry]
         sys.modules.update(loaded)
-
-
-def sums_int8_exactly() -> bool:
-    """Whether this CPU adds products of INT8 numbers in 32 bits.
-
-    x86 without VNNI adds them in pairs in 16 bits, which saturate; where its features cannot be read, it
-    counts as one without.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686", "x86"):
-        return True
-    try:
-        return "vnni" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
 
 
 def _check_device(device: str) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from poster_edge.errors import UnavailableError, UsageError
 from poster_edge.runtime.bundle import Bundle
+from poster_edge.runtime.int8_sums import pairs_fit
 from poster_edge.runtime.manifest import BundleError
 from poster_edge.runtime.runner import check_fit
 
@@ -44,8 +45,9 @@ class OrtRunner:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
-        # x86 without VNNI adds products of 8 bits in 16: sums saturate, and INT8 is wrong by whole classes.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if not pairs_fit(data):
+            # x86 without VNNI adds products of 8 bits in 16: sums saturate, and INT8 is wrong by whole classes.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         if self.threads:
             options.intra_op_num_threads = self.threads
         providers = [(self.provider, self.options)]

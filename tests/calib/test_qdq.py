@@ -11,10 +11,12 @@ from onnx import TensorProto, numpy_helper
 from poster_edge.calib.cache import from_histograms
 from poster_edge.calib.collect import collect
 from poster_edge.calib.qdq import find_sites, quantise, tensors_to_calibrate
+from poster_edge.calib.ranges import PAIRS_FIT
 from poster_edge.calib.sensitivity import layer_errors
 from poster_edge.errors import InputError, PosterEdgeError, UsageError
 from poster_edge.export.fp16 import to_fp16
 from poster_edge.export.graph import Graph
+from poster_edge.runtime.onnx_bytes import metadata
 
 PLACEMENTS = ("inputs-outputs", "inputs")
 
@@ -196,3 +198,46 @@ def test_layer_error_is_the_error_of_that_layer_alone(
     by_hand = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     reported = {e.node: e.relative for e in layer_errors(small, ranges, images[:1])}["n_logits"]
     assert reported == pytest.approx(by_hand, rel=1e-3)
+
+
+class TestWeightsOf7Bits:
+    """For CPUs whose integer kernels add pairs of products in 16 bits."""
+
+    @pytest.mark.parametrize("placement", PLACEMENTS)
+    def test_pairs_of_products_stay_inside_16_bits(
+        self, small: onnx.ModelProto, ranges: dict[str, float], placement: str
+    ) -> None:
+        model = quantise(small, ranges, placement=placement, weight_bits=7)
+        levels = [
+            numpy_helper.to_array(t).astype(int) for t in model.graph.initializer if t.name.endswith("_quantized")
+        ]
+        assert len(levels) == 7
+        assert {int(np.abs(w).max()) for w in levels} == {63}
+        assert 2 * 255 * 63 < 2**15 < 2 * 255 * 127
+        assert metadata(model.SerializeToString()) == {PAIRS_FIT: "true"}
+        assert not metadata(quantise(small, ranges, placement=placement).SerializeToString())
+
+    def test_right_in_the_fast_kernels_of_any_cpu(
+        self, small: onnx.ModelProto, images: list[np.ndarray], ranges: dict[str, float]
+    ) -> None:
+        model = quantise(small, ranges, placement="inputs-outputs", weight_bits=7)
+        expected = logits(small, images)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        fast = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = fast.run(None, {"image": np.concatenate(images)})[0]
+        np.testing.assert_allclose(found, logits(model, images), atol=0.02 * np.abs(expected).max())
+        assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+
+    def test_a_rest_in_fp16_keeps_the_promise(self, small: onnx.ModelProto, ranges: dict[str, float]) -> None:
+        model = quantise(small, ranges, placement="inputs", fp16_scales=True, weight_bits=7)
+        assert PAIRS_FIT in metadata(to_fp16(model).SerializeToString())
+
+    def test_products_of_activations_promise_nothing(self, small: onnx.ModelProto, ranges: dict[str, float]) -> None:
+        kinds = ("conv", "linear", "attention")
+        model = quantise(small, ranges, placement="inputs", kinds=kinds, weight_bits=7)
+        assert not metadata(model.SerializeToString())
+
+    def test_other_widths_are_refused(self, small: onnx.ModelProto, ranges: dict[str, float]) -> None:
+        with pytest.raises(UsageError, match="expected 8 or 7"):
+            quantise(small, ranges, placement="inputs", weight_bits=4)

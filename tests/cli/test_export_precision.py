@@ -21,6 +21,7 @@ from poster_edge.data.preprocess import to_input
 from poster_edge.files import sha256
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
 from poster_edge.runtime.classifier import Classifier
+from poster_edge.runtime.int8_sums import pairs_fit
 from poster_edge.vision.samples import sample_crops
 
 Command = Callable[..., CompletedProcess[str]]
@@ -263,6 +264,19 @@ def test_three_images_are_taken_with_a_warning(poster_edge: Command, tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert "fewer than 32 images are unreliable; there are 3" in done.stderr
+
+
+def test_weights_of_7_bits(both: tuple[Bundle, str], poster_edge: Command, tmp_path: Path) -> None:
+    model = ("--model", str(both[0].folder), "--target", "openvino")
+    done = poster_edge("export", *model, "--int8", "--weight-bits", "7", "-o", "b", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    bundle = load_bundle(tmp_path / "b")
+    assert pairs_fit(bundle.read("model.int8-inputs.onnx"))
+    assert bundle.manifest.calibration is not None
+    assert bundle.manifest.calibration["weight_bits"] == 7
+    assert "OpenVINO" in done.stderr
+    assert "saturate" not in done.stderr
+    assert not pairs_fit(both[0].read("model.int8-inputs.onnx"))
 
 
 def test_auto_keeps_the_fastest_that_passes(both: tuple[Bundle, str], poster_edge: Command, tmp_path: Path) -> None:

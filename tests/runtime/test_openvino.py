@@ -15,15 +15,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import poster_edge
+from poster_edge.calib.ranges import PAIRS_FIT
 from poster_edge.config import Preprocess
 from poster_edge.errors import UnavailableError, UsageError
 from poster_edge.optional import available
 from poster_edge.runtime import classifier as classifier_module
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
 from poster_edge.runtime.classifier import Classifier
+from poster_edge.runtime.int8_sums import sums_int8_exactly
 from poster_edge.runtime.manifest import BundleError, Manifest
-from poster_edge.runtime.onnx_bytes import check_self_contained
-from poster_edge.runtime.openvino_runner import OpenVinoRunner, sums_int8_exactly
+from poster_edge.runtime.onnx_bytes import check_self_contained, metadata
+from poster_edge.runtime.openvino_runner import OpenVinoRunner
 from poster_edge.runtime.ort_runner import OrtRunner
 
 SIZE, CLASSES = 8, ("happy", "sad", "angry")
@@ -49,7 +51,7 @@ def mean_graph() -> onnx.ModelProto:
     return model(nodes, {"axes": np.array([2, 3], np.int64), "ten": np.float32(10)})
 
 
-def int8_graph() -> onnx.ModelProto:
+def int8_graph(top: int = 127) -> onnx.ModelProto:
     """A convolution in Q/DQ form, whose sums reach the end of the range, and the mean over the picture."""
     nodes = [
         helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["q"]),
@@ -58,7 +60,7 @@ def int8_graph() -> onnx.ModelProto:
         helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
         helper.make_node("ReduceMean", ["y", "axes"], ["logits"], keepdims=0),
     ]
-    kernel = np.random.default_rng(0).integers(90, 128, (3, 3, 3, 3)).astype(np.int8)
+    kernel = np.random.default_rng(0).integers(top * 3 // 4, top + 1, (3, 3, 3, 3)).astype(np.int8)
     scale = np.float32(1 / 127)
     weights = {"kernel": kernel, "scale": scale, "zero": np.int8(0), "axes": np.array([2, 3], np.int64)}
     return model(nodes, weights)
@@ -157,7 +159,7 @@ def test_fp16_model_runs_no_less_precisely_than_it_is_stored(tmp_path: Path) -> 
 @pytest.mark.parametrize("vnni", [None, True, False], ids=["this-cpu", "with-vnni", "without-vnni"])
 def test_int8_says_what_it_computes_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vnni: bool | None) -> None:
     exact = sums_int8_exactly() if vnni is None else vnni
-    monkeypatch.setattr("poster_edge.runtime.openvino_runner.sums_int8_exactly", lambda: exact)
+    monkeypatch.setattr("poster_edge.runtime.int8_sums.sums_int8_exactly", lambda: exact)
     bundle = pack(tmp_path, fp32=mean_graph(), int8=int8_graph())
     with OpenVinoRunner(bundle, precision="int8") as runner:
         assert runner.file == "model.int8-inputs.onnx"
@@ -168,6 +170,30 @@ def test_int8_says_what_it_computes_in(tmp_path: Path, monkeypatch: pytest.Monke
         return  # saturated sums: what the default avoids
     with OrtRunner(bundle, precision="int8") as runner:
         np.testing.assert_allclose(found, runner.infer({"image": bands(3)})["logits"], rtol=2e-3)
+
+
+def test_weights_of_7_bits_run_in_integers_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sums fit into 16 bits: no CPU computes them wrongly, and the graph says so."""
+    graph = int8_graph(top=63)
+    helper.set_model_props(graph, {PAIRS_FIT: "true"})
+    bundle = pack(tmp_path, fp32=mean_graph(), int8=graph)
+    with OpenVinoRunner(bundle, precision="int8") as runner:
+        assert runner.description.endswith("(CPU, int8)")
+        found = runner.infer({"image": bands(3)})["logits"]
+    with OrtRunner(bundle, precision="int8") as runner:
+        np.testing.assert_allclose(found, runner.infer({"image": bands(3)})["logits"], rtol=2e-3)
+    monkeypatch.setattr("poster_edge.runtime.int8_sums.sums_int8_exactly", lambda: False)
+    with Classifier(bundle, precision="int8") as classifier:
+        assert classifier.runtime.startswith("OpenVINO")
+
+
+def test_metadata_is_read_from_the_file() -> None:
+    graph = mean_graph()
+    assert metadata(graph.SerializeToString()) == {}
+    helper.set_model_props(graph, {"a": "1", "b": ""})
+    assert metadata(graph.SerializeToString()) == {"a": "1", "b": ""}
+    with pytest.raises(ValueError, match="no ONNX graph"):
+        metadata(graph.SerializeToString()[:-1])
 
 
 def test_graph_that_does_not_fit_its_manifest(tmp_path: Path) -> None:
@@ -395,7 +421,7 @@ class TestAutomaticChoice:
     def test_int8_goes_where_it_is_exact(
         self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, exact: bool, name: str
     ) -> None:
-        monkeypatch.setattr("poster_edge.runtime.openvino_runner.sums_int8_exactly", lambda: exact)
+        monkeypatch.setattr("poster_edge.runtime.int8_sums.sums_int8_exactly", lambda: exact)
         assert self.chosen(bundle, precision="int8") == name
         assert self.chosen(bundle, precision="fp32") == "OpenVINO"
 

@@ -276,7 +276,7 @@ def test_weights_of_7_bits(both: tuple[Bundle, str], poster_edge: Command, tmp_p
     assert bundle.manifest.calibration["weight_bits"] == 7
     assert "OpenVINO" in done.stderr
     assert "saturate" not in done.stderr
-    assert not pairs_fit(both[0].read("model.int8-inputs.onnx"))
+    assert not pairs_fit(both[0].read("model.int8.onnx"))
 
 
 def test_auto_keeps_the_fastest_that_passes(both: tuple[Bundle, str], poster_edge: Command, tmp_path: Path) -> None:

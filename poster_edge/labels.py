@@ -44,19 +44,23 @@ class LabelSet:
 _AFFECTNET = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry")
 _FERPLUS = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")
 
+_FER2013_FRAMING = Framing(margin=0.0, shift_y=-0.02)
+
 LABEL_SETS: dict[str, LabelSet] = {
     s.name: s
     for s in (
         LabelSet("rafdb", ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"), "bgr"),
         LabelSet("affectnet7", _AFFECTNET, "rgb"),
         LabelSet("affectnet8", (*_AFFECTNET, "contempt"), "rgb"),
-        LabelSet("ferplus", _FERPLUS, "rgb"),
-        LabelSet("ferplus7", _FERPLUS[:7], "rgb"),
+        # The images of FERPlus are FER2013's.
+        LabelSet("ferplus", _FERPLUS, "rgb", _FER2013_FRAMING),
+        LabelSet("ferplus7", _FERPLUS[:7], "rgb", _FER2013_FRAMING),
+        LabelSet("ckplus", ("angry", "contempt", "disgust", "fear", "happy", "sad", "surprise"), "gray"),
         LabelSet(
             "fer2013",
             ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"),
             "gray",
-            Framing(margin=0.0, shift_y=-0.02),
+            _FER2013_FRAMING,
         ),
     )
 }

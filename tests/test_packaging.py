@@ -24,11 +24,10 @@ def project() -> dict:
 
 
 def test_every_package_is_listed() -> None:
-    inner = {"poster_edge." + p.parent.name for p in ROOT.glob("poster_edge/*/__init__.py")}
-    outer = {f"poster_edge.{n}" for n in ("calib", "export", "kernels")}
-    nested = {p for n in ("poster_edge", "calib", "export", "kernels") for p in ROOT.glob(f"{n}/*/*/__init__.py")}
-    assert set(project()["tool"]["setuptools"]["packages"]) == {"poster_edge"} | inner | outer
-    assert not {p for p in nested if "poster_edge" not in p.relative_to(ROOT).parts[0]}
+    found = [p.parent for n in ("poster_edge", "calib", "export", "kernels") for p in ROOT.glob(f"{n}/**/__init__.py")]
+    names = {".".join(p.relative_to(ROOT).parts) for p in found}
+    packages = {n if n.partition(".")[0] == "poster_edge" else f"poster_edge.{n}" for n in names}
+    assert set(project()["tool"]["setuptools"]["packages"]) == packages
 
 
 def test_version_is_one() -> None:

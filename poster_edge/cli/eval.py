@@ -7,18 +7,18 @@ from pathlib import Path
 
 import click
 
-from poster_edge.cli.options import runtime_options
+from poster_edge.cli.options import data_options, runtime_options
 
 
 @click.command(name="eval")
 @click.option("--model", default="poster-nano", show_default=True, help="Bundle folder or packaged model.")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="A .npz or a folder of class folders.")
+@data_options
 @click.option(
     "--split",
-    type=click.Choice(["auto", "validation", "train", "all"]),
+    type=click.Choice(["auto", "validation", "test", "train", "all"]),
     default="auto",
     show_default=True,
-    help="Which rows; auto: the validation split where the data has one, else all.",
+    help="Which rows; auto: the validation split, else the test split, else all.",
 )
 @runtime_options
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per inference.")
@@ -28,6 +28,7 @@ def command(
     *,
     model: str,
     data: Path,
+    dataset: str | None,
     split: str,
     runtime: str,
     precision: str,
@@ -54,7 +55,7 @@ def command(
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot}: expected a file name that ends in .png")
     bundle = load_bundle(model)
-    faces = load_faces(data)
+    faces = load_faces(data, dataset=dataset)
     rows = select(faces, bundle.manifest.classes, split)
     with Classifier(
         bundle, runtime=runtime, precision=precision, device=device, threads=threads, notify=console.message
@@ -70,6 +71,7 @@ def command(
         "model": bundle.manifest.model,
         "bundle": str(bundle.folder),
         "data": str(data),
+        "dataset": faces.dataset,
         "split": rows.split,
         "runtime": classifier.runtime,
         "precision": classifier.precision,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from poster_edge.cli import console
 from poster_edge.data.faces import FaceSet
-from poster_edge.data.split import split_faces
+from poster_edge.data.split import twins_in_training
 from poster_edge.errors import InputError
 from poster_edge.runtime.classifier import Classifier
 
@@ -23,7 +23,7 @@ class Rows:
         indices: row numbers (N,).
         labels: class indices of the *model* (N,).
         twins: (N,) whether the row has a pixel-equal twin in the file's training split.
-        split: "validation", "train" or "all".
+        split: "validation", "test", "train" or "all".
         unknown: rows left out because the model does not know their class.
     """
 
@@ -40,8 +40,8 @@ def select(faces: FaceSet, classes: tuple[str, ...], split: str) -> Rows:
     Raises:
         InputError: the data has no such split, or shares no class with the model.
     """
-    has_validation = len(faces.indices("validation")) > 0
-    chosen = ("validation" if has_validation else "all") if split == "auto" else split
+    held_out = [role for role in ("validation", "test") if len(faces.indices(role))]
+    chosen = (held_out or ["all"])[0] if split == "auto" else split
     indices = np.arange(len(faces)) if chosen == "all" else faces.indices(chosen)
     if not len(indices):
         raise InputError(f"{faces.name} has no '{chosen}' split; use --split all")
@@ -54,8 +54,8 @@ def select(faces: FaceSet, classes: tuple[str, ...], split: str) -> Rows:
             f"{faces.name} has the classes {', '.join(faces.classes)}, the model {', '.join(classes)}: none in common"
         )
     twins = np.zeros(len(indices), bool)
-    if chosen == "validation" and len(faces.indices("train")):
-        twins = split_faces(faces).twins
+    if chosen in ("validation", "test") and len(faces.indices("train")):
+        twins = twins_in_training(faces, indices)
     return Rows(indices[known], labels[known], twins[known], chosen, int((~known).sum()))
 
 

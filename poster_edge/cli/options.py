@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from poster_edge.labels import LABEL_SETS
 from poster_edge.runtime import RUNTIMES
 from poster_edge.runtime.manifest import PRECISIONS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def data_options(command: _Command) -> _Command:
+    """Add ``--data`` and ``--dataset``: labelled faces, and which data set they are."""
+    options = (
+        click.option(
+            "--data",
+            required=True,
+            type=click.Path(path_type=Path),
+            help="Labelled faces: RAF-DB, FERPlus, FER2013, AffectNet or CK+ as published, class folders, or a .npz.",
+        ),
+        click.option(
+            "--dataset",
+            type=click.Choice(list(LABEL_SETS)),
+            help="Read --data as this data set, such as affectnet7 [default: what its layout says].",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def runtime_options(command: _Command) -> _Command:

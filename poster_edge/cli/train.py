@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING
 
 import click
 
+from poster_edge.cli.options import data_options
+
 if TYPE_CHECKING:
     from poster_edge.train.loop import Device
 
 
 @click.command(name="train")
 @click.option("--model", default="poster-nano", show_default=True, help="Configuration; see 'poster-edge models'.")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="A .npz or a folder of class folders.")
+@data_options
+@click.option(
+    "--targets",
+    type=click.Choice(["majority", "probability", "multi-label"]),
+    default="majority",
+    show_default=True,
+    help="What FERPlus' votes become: one class, or a distribution to learn.",
+)
 @click.option("--landmarks", type=click.Path(path_type=Path), help=".npz of 68 landmarks per row of --data.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder [default: runs/train/MODEL].")
 @click.option("--init", type=click.Path(path_type=Path), help="Start from a .safetensors of the same model.")
@@ -47,6 +56,8 @@ def command(
     *,
     model: str,
     data: Path,
+    dataset: str | None,
+    targets: str,
     landmarks: Path | None,
     output: Path | None,
     init: Path | None,
@@ -82,7 +93,7 @@ def command(
     from poster_edge.train.recipe import AUGMENTATIONS, Recipe
     from poster_edge.train.run import TrainingRun
 
-    faces = load_faces(data)
+    faces = load_faces(data, dataset=dataset, targets=targets)
     points = load_landmarks(landmarks, faces) if landmarks else None
     folder = output or Path("runs/train") / model
     with ConsoleReporter() as reporter:

@@ -1,4 +1,4 @@
-"""Labelled faces: FER2013 packed in a ``.npz``, plain ``images``/``labels`` arrays, class folders.
+"""Labelled faces: published layouts, FER2013 packed in a ``.npz``, plain arrays, class folders.
 
 Every reader checks what it reads and says what is wrong, with the path.  Nothing is unpickled.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 
 from poster_edge.data.preprocess import resize_square, to_channels
 from poster_edge.errors import InputError
-from poster_edge.labels import LABEL_SETS, canonical
+from poster_edge.labels import LABEL_SETS, canonical, label_set
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp"})
 
 #: Split names found in files -> the role they play here.
 SPLIT_ROLES = {"Training": "train", "PublicTest": "validation", "train": "train", "validation": "validation"}
+
+#: Folders of splits, as data sets in class folders are handed around.
+_PARTS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,11 @@ class FaceSet:
         classes: class names; a label indexes them.
         labels: (N,) int64.
         read: index -> image, uint8 (h, w) gray or (h, w, 3) BGR.
-        roles: (N,) "train", "validation" or "" where the file tells no split.
+        roles: (N,) "train", "validation", "test" or "" where the file tells no split.
+        soft: (N, C) target distributions, where the data set has more than one opinion of a face.
+        groups: (N,) of whom the image is, where the data set tells; folds must not share a group.
+        left_out: images of the data set that have no usable label.
+        known_as: name of the data set, where its layout told.
     """
 
     name: str
@@ -42,6 +49,10 @@ class FaceSet:
     labels: NDArray[np.int64]
     read: Callable[[int], NDArray[np.uint8]]
     roles: NDArray[np.str_]
+    soft: NDArray[np.float32] | None = None
+    groups: NDArray[np.str_] | None = None
+    left_out: int = 0
+    known_as: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,6 +64,8 @@ class FaceSet:
     @property
     def dataset(self) -> str:
         """Name of the known data set whose conventions it follows, or "custom"."""
+        if self.known_as:
+            return self.known_as
         fits = (
             s.name for s in LABEL_SETS.values() if s.classes == self.classes and (s.colour == "gray") == self.is_gray
         )
@@ -79,22 +92,46 @@ class FaceSet:
         return [hashlib.sha1(str(im.shape).encode() + np.ascontiguousarray(im).tobytes()).hexdigest() for im in images]
 
 
-def load_faces(path: Path) -> FaceSet:
+def load_faces(path: Path, *, dataset: str | None = None, targets: str = "majority") -> FaceSet:
     """Open a data set, whatever its layout.
 
     Args:
-        path: a ``.npz`` (FER2013 packed as JPEG, or ``images`` and ``labels``) or a folder with one
-            folder per class.
+        path: a data set in its published layout (:mod:`poster_edge.data.layouts`), a ``.npz`` (FER2013 packed
+            as JPEG, or ``images`` and ``labels``), or a folder with one folder per class.
+        dataset: what it must be, such as "affectnet7"; None: what it looks like.
+        targets: of FERPlus: "majority", "probability" or "multi-label".
 
     Raises:
+        UsageError: it is another data set.
         InputError: the path is missing, of no known layout, or inconsistent.
     """
-    if path.is_dir():
-        return _from_folders(path)
+    # The readers of layouts make face sets, so they import this module.
+    from poster_edge.data.layouts import read_layout
+
     if not path.exists():
         raise InputError(f"no such data set: {path}")
+    faces = read_layout(path, dataset=dataset, targets=targets)
+    if faces is None:
+        faces = _from_folders(path) if path.is_dir() else _from_npz(path)
+        if dataset is not None:
+            faces = _as_dataset(faces, dataset)
+    return faces
+
+
+def _as_dataset(faces: FaceSet, dataset: str) -> FaceSet:
+    """The same faces in a data set's label order."""
+    classes = label_set(dataset).classes
+    if unknown := [c for c in faces.classes if c not in classes]:
+        raise InputError(f"{faces.name}: {dataset} has no class {', '.join(unknown)}; it has {', '.join(classes)}")
+    position = np.array([classes.index(c) for c in faces.classes], np.int64)
+    return replace(faces, classes=classes, labels=position[faces.labels])
+
+
+def _from_npz(path: Path) -> FaceSet:
     if path.suffix != ".npz":
-        raise InputError(f"{path}: expected a .npz file or a folder with one folder per class")
+        raise InputError(
+            f"{path}: expected a .npz file, a folder with one folder per class, or a data set as it is published"
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             entries = {key: arrays[key] for key in arrays.files}
@@ -179,6 +216,28 @@ def _from_arrays(path: Path, entries: dict[str, NDArray]) -> FaceSet:
 
 
 def _from_folders(path: Path) -> FaceSet:
+    parts = {n: r for n, r in _PARTS.items() if (path / n).is_dir()}
+    if "train" in parts.values():
+        return _joined(path, {r: _class_folders(path / n) for n, r in parts.items()})
+    return _class_folders(path)
+
+
+def _joined(path: Path, parts: dict[str, FaceSet]) -> FaceSet:
+    """The splits of one data set in folders of their own; every split has the classes of all."""
+    classes = tuple(sorted({c for p in parts.values() for c in p.classes}))
+    sets = list(parts.values())
+    starts = np.cumsum([0, *(len(s) for s in sets)])
+
+    def read(index: int) -> NDArray[np.uint8]:
+        part = int(np.searchsorted(starts, index, side="right")) - 1
+        return sets[part].read(index - int(starts[part]))
+
+    labels = [np.array([classes.index(c) for c in s.classes], np.int64)[s.labels] for s in sets]
+    roles = [np.full(len(s), role, dtype="U10") for role, s in parts.items()]
+    return FaceSet(path.name, classes, np.concatenate(labels), read, np.concatenate(roles))
+
+
+def _class_folders(path: Path) -> FaceSet:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     files = [(f, k) for k, d in enumerate(folders) for f in sorted(d.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES]
     if not files:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.data.faces import FaceSet
-from poster_edge.errors import InputError
+from poster_edge.errors import InputError, UsageError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,13 @@ def split_faces(faces: FaceSet, *, fraction: float = 0.1, seed: int = 0) -> Spli
     """
     train, validation = faces.indices("train"), faces.indices("validation")
     if not len(train) or not len(validation):
-        train, validation = _stratified(faces, fraction, seed)
+        # What a data set calls its test images is never drawn from.
+        drawn = train if len(train) else np.flatnonzero(faces.roles != "test")
+        train, validation = (
+            _stratified(faces, drawn, fraction, seed)
+            if faces.groups is None
+            else _whole_groups(faces.groups, drawn, fraction, seed)
+        )
     train_hashes, validation_hashes = faces.pixel_hashes(train), faces.pixel_hashes(validation)
     seen, held_out = set(train_hashes), set(validation_hashes)
     keep = np.array([h not in held_out for h in train_hashes], bool)
@@ -50,11 +56,50 @@ def split_faces(faces: FaceSet, *, fraction: float = 0.1, seed: int = 0) -> Spli
     return Split(train[keep], validation, np.array([h in seen for h in validation_hashes], bool))
 
 
-def _stratified(faces: FaceSet, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def twins_in_training(faces: FaceSet, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each of these rows has a pixel-equal twin among the rows of the split "train"."""
+    seen = set(faces.pixel_hashes(faces.indices("train")))
+    return np.array([h in seen for h in faces.pixel_hashes(rows)], bool)
+
+
+def fold_of(faces: FaceSet, folds: int, *, seed: int = 0) -> NDArray[np.int64]:
+    """Fold (N,) of every row: 0 to ``folds`` - 1, each class alike, or, where rows have groups, by whole groups.
+
+    Groups go to the folds in turns in the order of their names (CK+'s protocol: subjects by number).
+
+    Raises:
+        UsageError: fewer than 2 folds, or more folds than there are groups or rows to go around.
+    """
+    units = len(faces) if faces.groups is None else len(np.unique(faces.groups))
+    if not 2 <= folds <= units:
+        raise UsageError(f"{folds} folds: expected 2 to {units}")
+    if faces.groups is not None:
+        return np.unique(faces.groups, return_inverse=True)[1].astype(np.int64) % folds
+    order = np.random.default_rng(seed).permutation(len(faces))
+    # Rows of a class one after another, dealt out in turns.
+    dealt = order[np.argsort(faces.labels[order], kind="stable")]
+    fold = np.empty(len(faces), np.int64)
+    fold[dealt] = np.arange(len(faces)) % folds
+    return fold
+
+
+def _whole_groups(
+    groups: NDArray[np.str_], drawn: NDArray[np.int64], fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Nobody is in both parts."""
+    names = np.unique(groups[drawn])
+    held = np.random.default_rng(seed).permutation(names)[: max(1, round(fraction * len(names)))]
+    inside = np.isin(groups[drawn], held)
+    return drawn[~inside], drawn[inside]
+
+
+def _stratified(
+    faces: FaceSet, drawn: NDArray[np.int64], fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     held = []
     for k in range(len(faces.classes)):
-        rows = rng.permutation(np.flatnonzero(faces.labels == k))
+        rows = rng.permutation(drawn[faces.labels[drawn] == k])
         held.append(rows[: max(1, round(fraction * len(rows)))] if len(rows) > 1 else rows[:0])
     validation = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(faces)), validation), validation
+    return np.setdiff1d(drawn, validation), validation

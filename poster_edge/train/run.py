@@ -142,6 +142,7 @@ class TrainingRun:
             **({"teacher": describe_source(self.teacher)} if self.teacher else {}),
             "model": self.model.config.variant,
             "data": self.faces.name,
+            **({"soft_targets": True} if self.faces.soft is not None else {}),
             "classes": self.faces.classes,
             "train_images": len(self.split.train),
             "validation_images": len(self.split.validation),
@@ -165,7 +166,8 @@ class TrainingRun:
     def _targets(self, train: Tensor) -> Tensor:
         """Targets (N, C) of all images; a teacher is asked about the rows ``train`` only."""
         recipe = self.recipe
-        table = targets.smoothed(self.labels, len(self.faces.classes), recipe.label_smoothing)
+        soft = None if self.faces.soft is None else torch.from_numpy(self.faces.soft)
+        table = targets.smoothed(self.labels, len(self.faces.classes), recipe.label_smoothing, soft=soft)
         if self.teacher is None:
             return table
         teacher, info = load_model(self.teacher)

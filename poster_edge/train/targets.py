@@ -17,10 +17,13 @@ from poster_edge.models.poster import Poster
 from poster_edge.train.loop import Device
 
 
-def smoothed(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Labels (N,) -> targets (N, C): ``smoothing`` is spread over all classes, the label's own included."""
-    one_hot = torch.nn.functional.one_hot(labels, num_classes).float()
-    return one_hot * (1 - smoothing) + smoothing / num_classes
+def smoothed(labels: Tensor, num_classes: int, smoothing: float, *, soft: Tensor | None = None) -> Tensor:
+    """Labels (N,) -> targets (N, C): ``smoothing`` is spread over all classes, the label's own included.
+
+    Where the data set has distributions ``soft`` (N, C), they stand for the labels.
+    """
+    hard = torch.nn.functional.one_hot(labels, num_classes).float()
+    return (hard if soft is None else soft) * (1 - smoothing) + smoothing / num_classes
 
 
 @torch.no_grad()

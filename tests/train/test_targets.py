@@ -20,6 +20,12 @@ def test_smoothed_targets_equal_torchs_label_smoothing() -> None:
     torch.testing.assert_close(F.cross_entropy(logits, smoothed(labels, 4, 0.1)), expected)
 
 
+def test_distributions_stand_for_labels() -> None:
+    soft = torch.tensor([[0.4, 0.3, 0.3, 0.0]])
+    found = smoothed(torch.tensor([0]), 4, 0.2, soft=soft)
+    torch.testing.assert_close(found, torch.tensor([[0.37, 0.29, 0.29, 0.05]]))
+
+
 def test_mixup_blends_images_and_targets_alike() -> None:
     torch.manual_seed(0)
     # Image i is all i, its target one-hot i: the blend must tell the same story in both.

@@ -1,0 +1,86 @@
+"""RAF-DB's basic emotions: the published folder, and the class folders found in practice.
+
+Published: ``EmoLabel/list_patition_label.txt`` (its own spelling; lines "train_00001.jpg 5") beside
+``Image/aligned/train_00001_aligned.jpg``.  In practice also ``train/1/…`` and ``test/1/…``, with the
+same codes 1 to 7.
+
+Source: Li et al., "Reliable Crowdsourcing and Deep Locality-Preserving Learning for Expression
+Recognition in the Wild" (2017).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from poster_edge.data.faces import IMAGE_SUFFIXES, FaceSet
+from poster_edge.data.layouts.tables import face_set, integer, must_exist, read_image
+from poster_edge.errors import InputError
+
+_LIST = Path("EmoLabel") / "list_patition_label.txt"
+_CODES = frozenset("1234567")
+_ROLES = {"train": "train", "test": "test"}
+
+
+def fits(path: Path) -> bool:
+    """Whether a folder is RAF-DB's, or holds it as ``basic``."""
+    return _root(path) is not None
+
+
+def _root(path: Path) -> Path | None:
+    roots = [r for r in (path, path / "basic", path / "DATASET") if r.is_dir()]
+    return next((r for r in roots if (r / "EmoLabel").is_dir() or _coded(r)), None)
+
+
+def _coded(root: Path) -> bool:
+    """Whether ``train`` and ``test`` hold folders 1 to 7, and no other ones (AffectNet's begin at 0)."""
+    parts = [root / name for name in _ROLES]
+    return all(p.is_dir() and {d.name for d in p.iterdir() if d.is_dir()} == _CODES for p in parts)
+
+
+def read(path: Path) -> FaceSet:
+    """Faces of RAF-DB; its test images have the role "test".
+
+    Raises:
+        InputError: the list or images are missing, or a line is wrong.
+    """
+    root = _root(path)
+    assert root is not None
+    listed = _published(root) if (root / "EmoLabel").is_dir() else _folders(root)
+    files, labels, roles = [f for f, _, _ in listed], [k for _, k, _ in listed], [r for _, _, r in listed]
+    return face_set(path, "rafdb", labels, roles, lambda i: read_image(files[i]))
+
+
+def _published(root: Path) -> list[tuple[Path, int, str]]:
+    table = root / _LIST
+    try:
+        lines = table.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{table}: cannot be read ({error}); it comes with RAF-DB, next to README.txt") from error
+    aligned = root / "Image" / "aligned"
+    if not aligned.is_dir():
+        raise InputError(f"{aligned} is missing; unpack RAF-DB's Image/aligned.zip there")
+    found = [_entry(aligned, line, f"{table}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    must_exist(root, [f for f, _, _ in found], "unpack Image/aligned.zip again")
+    return found
+
+
+def _entry(aligned: Path, line: str, where: str) -> tuple[Path, int, str]:
+    parts = line.split()
+    if len(parts) != 2:
+        raise InputError(f"{where}: expected 'train_00001.jpg 5', got {line!r}")
+    name, code = Path(parts[0]), integer(parts[1], where, 1, 7)
+    role = _ROLES.get(name.name.partition("_")[0])
+    if role is None or name.name != parts[0]:
+        raise InputError(f"{where}: {parts[0]!r} begins neither with train_ nor with test_")
+    return aligned / f"{name.stem}_aligned{name.suffix}", code - 1, role
+
+
+def _folders(root: Path) -> list[tuple[Path, int, str]]:
+    return [
+        (file, int(folder.name) - 1, role)
+        for name, role in _ROLES.items()
+        for folder in sorted((root / name).iterdir())
+        if folder.is_dir()
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in IMAGE_SUFFIXES
+    ]

@@ -26,6 +26,8 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
+	# For one file of it, the protobufs of Triton's config.pbtxt; what it depends on wants an older protobuf.
+	$(PIP) --no-deps tritonclient==2.73.0
 	@touch $@ $(VENV)/.run
 
 demo: $(VENV)/.run

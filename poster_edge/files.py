@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -70,6 +71,25 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a whole file atomically; text is encoded as UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Rename a finished folder to ``target``, which must lie beside it; what is there goes, or stays on an error.
+
+    Raises:
+        OSError: a folder cannot be renamed; the old one is back in its place.
+    """
+    old = temporary_name(target)
+    if target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        with suppress(OSError):
+            old.rename(target)
+        raise
+    sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sweep(folder: Path, *, older_than_s: float = _STALE_S) -> list[Path]:

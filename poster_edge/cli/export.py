@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from poster_edge.cli.export_triton import check_options, export_triton, triton_options
 
 if TYPE_CHECKING:
     from poster_edge.calib.cache import Calibration
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 @click.option("--model", help="Name of a model, or a bundle's folder [default: poster-nano].")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help=".safetensors of 'train' or 'convert'.")
 @click.option("--random-weights", is_flag=True, help="Untrained weights, to measure speed: its labels mean nothing.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["onnx", "triton"]),
+    default="onnx",
+    show_default=True,
+    help="onnx: a bundle; triton: a finished bundle (--model) as a model repository of Triton Inference Server.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder [default: runs/export/NAME].")
 @click.option("--name", help="Name of the bundle's model in messages [default: the configuration's].")
 @click.option(
@@ -65,8 +75,10 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Threads of one operator [default: the runtime's choice].")
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page about the export to this folder.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@triton_options
 def command(
     *,
+    format_: str,
     model: str | None,
     checkpoint: Path | None,
     random_weights: bool,
@@ -88,6 +100,7 @@ def command(
     threads: int | None,
     report: Path | None,
     force: bool,
+    triton: dict[str, Any],
 ) -> None:
     """Export a model to ONNX and pack it with its manifest and model card.
 
@@ -100,7 +113,13 @@ def command(
     from poster_edge.errors import UsageError
     from poster_edge.optional import require
 
+    check_options(click.get_current_context(), triton=format_ == "triton")
     main, also = _precisions(precision, int8=int8, half=half)
+    if format_ == "triton":
+        require("onnx", purpose="write a Triton repository")
+        asked = main if precision or int8 or half else None
+        export_triton(model, output, triton, name=name, precision=asked, threads=threads, force=force)
+        return
     if model is not None and checkpoint is not None:
         raise UsageError("export takes --model or --checkpoint, not both")
     if random_weights and (checkpoint is not None or model is None):

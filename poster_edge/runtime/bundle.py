@@ -6,12 +6,11 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from poster_edge.errors import PosterEdgeError, UsageError
-from poster_edge.files import sha256, sweep, sync_folder, temporary_name
+from poster_edge.files import replace_folder, sha256, sweep, sync_folder, temporary_name
 from poster_edge.runtime.manifest import FILE_NAME, MODEL_FILES, Artefact, BundleError, Manifest, read_manifest
 
 DEFAULT_BUNDLE = "poster-nano"
@@ -145,7 +144,7 @@ def write_bundle(
         complete = replace(manifest, artefacts=artefacts)
         _write(temporary / FILE_NAME, complete.to_json().encode())
         sync_folder(temporary)
-        _replace_folder(temporary, folder)
+        replace_folder(temporary, folder)
     except OSError as error:
         raise PosterEdgeError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
@@ -180,17 +179,3 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _replace_folder(new: Path, target: Path) -> None:
-    old = temporary_name(target)
-    if target.exists():
-        target.rename(old)
-    try:
-        new.rename(target)
-    except OSError:
-        with suppress(OSError):
-            old.rename(target)
-        raise
-    sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)

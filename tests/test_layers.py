@@ -19,9 +19,13 @@ NO_TORCH_FILES = {
     "train/metrics.py",
     "calib/temperature.py",
     "export/card.py",
+    "export/engine.py",
     "export/engine_key.py",
+    "export/engine_network.py",
+    "export/engine_report.py",
     "export/engine_spec.py",
     "export/gpu.py",
+    "export/onnx_bytes.py",
     "export/tensorrt_api.py",
 }
 

@@ -11,8 +11,8 @@ import platform
 from pathlib import Path
 
 from poster_edge.calib.ranges import PAIRS_FIT
+from poster_edge.export.onnx_bytes import metadata
 from poster_edge.runtime.bundle import Bundle
-from poster_edge.runtime.onnx_bytes import metadata
 
 
 def sums_int8_exactly() -> bool:

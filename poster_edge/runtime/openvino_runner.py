@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.errors import PosterEdgeError, UnavailableError, UsageError
+from poster_edge.export.onnx_bytes import check_self_contained
 from poster_edge.optional import require
 from poster_edge.runtime.bundle import Bundle
 from poster_edge.runtime.int8_sums import saturates
 from poster_edge.runtime.manifest import BundleError
-from poster_edge.runtime.onnx_bytes import check_self_contained
 from poster_edge.runtime.runner import check_fit
 
 #: Types of OpenVINO's layers that do nearly all of the arithmetic.

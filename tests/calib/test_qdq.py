@@ -16,7 +16,7 @@ from poster_edge.calib.sensitivity import layer_errors
 from poster_edge.errors import InputError, PosterEdgeError, UsageError
 from poster_edge.export.fp16 import to_fp16
 from poster_edge.export.graph import Graph
-from poster_edge.runtime.onnx_bytes import metadata
+from poster_edge.export.onnx_bytes import metadata
 
 PLACEMENTS = ("inputs-outputs", "inputs")
 

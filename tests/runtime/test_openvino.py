@@ -18,13 +18,13 @@ import poster_edge
 from poster_edge.calib.ranges import PAIRS_FIT
 from poster_edge.config import Preprocess
 from poster_edge.errors import UnavailableError, UsageError
+from poster_edge.export.onnx_bytes import check_self_contained, metadata
 from poster_edge.optional import available
 from poster_edge.runtime import classifier as classifier_module
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
 from poster_edge.runtime.classifier import Classifier
 from poster_edge.runtime.int8_sums import sums_int8_exactly
 from poster_edge.runtime.manifest import BundleError, Manifest
-from poster_edge.runtime.onnx_bytes import check_self_contained, metadata
 from poster_edge.runtime.openvino_runner import OpenVinoRunner
 from poster_edge.runtime.ort_runner import OrtRunner
 

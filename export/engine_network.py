@@ -17,8 +17,8 @@ PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "
 COMPUTE = {
     "CONVOLUTION": "convolution",
     "DECONVOLUTION": "deconvolution",
-    "MATRIX_MULTIPLY": "matrix multiply",
-    "EINSUM": "matrix multiply",
+    "MATRIX_MULTIPLY": "matrix product",
+    "EINSUM": "matrix product",
 }
 #: Layers that move values without changing them: TensorRT takes a dequantisation past them.
 _MOVES = {"SHUFFLE", "IDENTITY", "SLICE", "SQUEEZE", "UNSQUEEZE", "CAST"}

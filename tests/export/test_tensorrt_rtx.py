@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-import os
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import onnx
@@ -16,41 +13,15 @@ from poster_edge.calib.cache import from_histograms
 from poster_edge.calib.collect import collect
 from poster_edge.calib.qdq import quantise, tensors_to_calibrate
 from poster_edge.data.preprocess import to_input
+from poster_edge.errors import UnavailableError
+from poster_edge.export.engine import BuiltEngine, build_engine
+from poster_edge.export.engine_report import report_engine, verify_engine
+from poster_edge.export.engine_spec import EngineSpec, Profile
 from poster_edge.export.fp16 import input_range, to_fp16
+from poster_edge.export.gpu import find_gpu
+from poster_edge.export.tensorrt_api import RTX, TensorRt
 from poster_edge.runtime.bundle import load_bundle
 from poster_edge.vision.samples import sample_crops
-
-_LIBRARIES = ("libcudart.so.*", "libtensorrt_rtx.so.*", "libtensorrt_onnxparser_rtx.so.*")
-
-
-@pytest.fixture(scope="module")
-def trt() -> Any:
-    """The bindings, with the libraries that the execution provider's wheel carries."""
-    spec = importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx")
-    if spec is None or spec.origin is None or importlib.util.find_spec("tensorrt_rtx_bindings") is None:
-        if os.environ.get("POSTER_EDGE_REQUIRE_RTX"):
-            pytest.fail("POSTER_EDGE_REQUIRE_RTX is set, but TensorRT-RTX's builder is not installed")
-        pytest.skip("needs TensorRT-RTX's builder: make rtx")
-    folder = Path(spec.origin).parent
-    for name in _LIBRARIES:
-        ctypes.CDLL(str(next(folder.glob(name))), mode=ctypes.RTLD_GLOBAL)
-    return importlib.import_module("tensorrt_rtx_bindings")
-
-
-@pytest.fixture(scope="module")
-def logger(trt: Any) -> Any:
-    """One for all: the logger of the first builder is the one used by every later one."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.lines: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.lines.append(message)
-
-    return Logger()
 
 
 @pytest.fixture(scope="module")
@@ -72,61 +43,85 @@ def graphs() -> dict[str, onnx.ModelProto]:
     }
 
 
-def build(trt: Any, logger: Any, model: onnx.ModelProto, capability: str) -> tuple[bytes, dict[str, set[str]]]:
-    """A plan for batches of 1 to 16, and the types that each kind of layer computes in."""
-    logger.lines.clear()
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse(model.SerializeToString()), [parser.get_error(i).desc() for i in range(parser.num_errors)]
-    types: dict[str, set[str]] = {}
-    for i in range(network.num_layers):
-        layer = network.get_layer(i)
-        if layer.num_outputs:
-            types.setdefault(layer.type.name, set()).add(layer.get_output(0).dtype.name)
-    config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    image = network.get_input(0)
-    profile.set_shape(image.name, *((n, *tuple(image.shape)[1:]) for n in (1, 4, 16)))
-    config.add_optimization_profile(profile)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
-    plan = builder.build_serialized_network(network, config)
-    return (b"" if plan is None else bytes(plan)), types
+@pytest.fixture(scope="module")
+def build(rtx: TensorRt, graphs: dict[str, onnx.ModelProto]) -> Callable[[str, str], BuiltEngine]:
+    """An engine of one form for one compute capability, batches of 1 to 16; built once."""
+
+    @cache
+    def engine(name: str, capability: str) -> BuiltEngine:
+        spec = EngineSpec(RTX, Profile(1, 4, 16), compute_capabilities=(capability,))
+        return build_engine(rtx, graphs[name].SerializeToString(), spec)
+
+    return engine
 
 
-@pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "int8-inputs"])
-def test_every_file_builds(trt: Any, logger: Any, graphs: dict[str, onnx.ModelProto], name: str) -> None:
-    plan, types = build(trt, logger, graphs[name], "SM86")
-    assert len(plan) > 1_000_000, logger.lines
-    assert types["CONVOLUTION"] == types["MATRIX_MULTIPLY"] == {"HALF" if name in ("fp16", "int8-inputs") else "FLOAT"}
-    assert ("QUANTIZE" in types) == name.startswith("int8")
-    if "QUANTIZE" in types:
-        assert types["QUANTIZE"] == {"INT8"}
+Build = Callable[[str, str], BuiltEngine]
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8-inputs"])
+def test_every_file_builds(rtx: TensorRt, build: Build, name: str) -> None:
+    engine = build(name, "8.6")
+    precision = name.partition("-")[0]
+    report = verify_engine(rtx, engine, precision)
+    assert len(engine.plan) > 1_000_000
+    assert engine.warnings == ()
+    assert report.source == ("built" if find_gpu() else "parsed")
+    found = report.counts()
+    assert sum(found["convolution"].values()) == 43
+    if precision == "int8":
+        # Rank-3 convolutions and attention products stay in FP16 (see calib/qdq.py).
+        assert set(found["convolution"]) == set(found["matrix product"]) == {"int8", "fp16"}
+        assert found["convolution"]["int8"] > 30
+        assert found["matrix product"]["int8"] > 40
+    else:
+        assert set(found["convolution"]) == set(found["matrix product"]) == {precision}
+
+
+def test_the_form_for_onnxruntime_is_int8_with_an_fp32_rest(rtx: TensorRt, build: Build) -> None:
+    """TensorRT takes it too, but the rest is FP32: exit 4, with the layers."""
+    engine = build("int8", "8.6")
+    assert engine.plan
+    with pytest.raises(UnavailableError, match=r"int8 was asked for, but \d+ layers compute in FP32 \(.*node_"):
+        verify_engine(rtx, engine, "int8")
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8-inputs"])
-def test_builds_for_turing(trt: Any, logger: Any, graphs: dict[str, onnx.ModelProto], name: str) -> None:
+def test_builds_for_turing(build: Build, name: str) -> None:
     """Compute capability 7.5 has no FP32 matrix products in TensorRT-RTX: the rest must be FP16."""
-    plan, _ = build(trt, logger, graphs[name], "SM75")
-    assert plan, logger.lines
+    assert build(name, "7.5").plan
 
 
-def test_an_fp32_rest_is_refused_for_turing(trt: Any, logger: Any, graphs: dict[str, onnx.ModelProto]) -> None:
-    plan, _ = build(trt, logger, graphs["int8"], "SM75")
-    assert not plan
-    assert any("FP32 GEMM is not supported" in line for line in logger.lines)
+def test_an_fp32_rest_is_refused_for_turing(build: Build) -> None:
+    for name in ("fp32", "int8"):
+        with pytest.raises(UnavailableError, match="no FP32 matrix products for compute capability 7.5: use --half"):
+            build(name, "7.5")
 
 
-def test_attention_stays_fusable(trt: Any, logger: Any, graphs: dict[str, onnx.ModelProto]) -> None:
+def test_stripped_qdq_is_no_int8(rtx: TensorRt, build: Build) -> None:
+    """What is left of an INT8 graph without its Q/DQ pairs is an FP16 graph, whatever it is called."""
+    with pytest.raises(UnavailableError, match=r"none of 43 convolutions computes in INT8 .*node_.*--int8"):
+        verify_engine(rtx, build("fp16", "8.6"), "int8")
+
+
+def test_layers_left_in_float_on_purpose_pass(rtx: TensorRt, build: Build) -> None:
+    engine = build("fp32", "8.6")
+    names = [layer.name for layer in engine.network.compute]
+    assert verify_engine(rtx, engine, "fp16", floats=names)
+    with pytest.raises(UnavailableError, match=f"1 layers compute in FP32 .*{names[0]}"):
+        verify_engine(rtx, engine, "fp16", floats=names[1:])
+
+
+def test_attention_stays_fusable(rtx: TensorRt, build: Build) -> None:
     """The plan names its generated kernels; an undocumented format, so this is a hint, not a contract."""
     for name in ("fp16", "int8-inputs"):
-        plan, _ = build(trt, logger, graphs[name], "SM86")
-        softmaxes = sum(n.op_type == "Softmax" for n in graphs[name].graph.node)
-        if b"[ONNX Layer" not in plan:
+        report = report_engine(rtx, build(name, "8.6"))
+        if b"[ONNX Layer" not in build(name, "8.6").plan:
             pytest.skip("this version does not name layers in its plans")
-        assert plan.count(b"_gemm_mha_v2") >= softmaxes, name
+        assert report.softmaxes == 12
+        assert report.fused_attention >= report.softmaxes, name
+        assert not report.notes
+    unfused = report_engine(rtx, build("fp32", "8.6"))
+    assert unfused.fused_attention == 0
 
 
 def test_numbers_survive_conversion(graphs: dict[str, onnx.ModelProto]) -> None:

@@ -17,6 +17,8 @@ EXTRAS: dict[str, str] = {
     "openvino": "openvino",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
+    # ``cuda`` alone is a namespace that several packages share.
+    "cuda.bindings": "tensorrt",
 }
 
 
@@ -40,7 +42,7 @@ def require(name: str, *, purpose: str) -> ModuleType:
     Raises:
         UnavailableError: the package is missing or broken; names the extra that brings it.
     """
-    package = name.partition(".")[0]
+    package = next((p for p in EXTRAS if f"{name}.".startswith(f"{p}.")), name.partition(".")[0])
     try:
         if not available(package):
             raise ModuleNotFoundError(f"No module named '{package}'")

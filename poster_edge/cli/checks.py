@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,10 +46,11 @@ def all_checks() -> list[Check]:
         _yunet,
         _haar,
         _cameras,
-        _gpu,
         *(_optional(name, purpose) for name, purpose in _OPTIONAL.items()),
     )
-    return [check() for check in checks]
+    from poster_edge.cli.checks_gpu import gpu_checks
+
+    return [*(check() for check in checks), *gpu_checks()]
 
 
 #: Optional package -> what it is for; :data:`poster_edge.optional.EXTRAS` says which extra brings it.
@@ -60,8 +59,6 @@ _OPTIONAL = {
     "safetensors": "train, convert, export",
     "onnx": "export",
     "onnxscript": "export",
-    "tensorrt": "TensorRT engines",
-    "tensorrt_rtx": "TensorRT-RTX engines",
 }
 
 
@@ -162,24 +159,6 @@ def _cameras() -> Check:
     if not devices:
         return Check("cameras", "absent", "no /dev/video*", "connect a camera, or run on files")
     return Check("cameras", "ok", ", ".join(devices))
-
-
-def _gpu() -> Check:
-    if Path("/etc/nv_tegra_release").is_file():
-        return Check("NVIDIA GPU", "ok", Path("/etc/nv_tegra_release").read_text().splitlines()[0].lstrip("# "))
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return Check("NVIDIA GPU", "absent", "no nvidia-smi", "not needed: everything runs on the CPU")
-    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Check("NVIDIA GPU", "absent", str(error), "reinstall the driver")
-    if done.returncode:
-        return Check(
-            "NVIDIA GPU", "absent", (done.stdout + done.stderr).strip().splitlines()[0], "reinstall the driver"
-        )
-    return Check("NVIDIA GPU", "ok", done.stdout.strip().replace("\n", "; "))
 
 
 def _optional(name: str, purpose: str) -> Callable[[], Check]:

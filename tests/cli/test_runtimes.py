@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 
 import poster_edge as package
+from poster_edge.export.gpu import visible_gpus
+from poster_edge.export.tensorrt_api import installed
 
 Command = Callable[..., CompletedProcess[str]]
 ROOT = Path(package.__file__).parents[1]
 SAMPLE = Path(package.__file__).parent / "zoo" / "samples" / "astronaut.jpg"
+no_gpu = pytest.mark.skipif(bool(visible_gpus()), reason="this machine has a GPU")
 PHOTO = ("run", "--source", str(SAMPLE), "--detector", "haar")
 
 
@@ -144,3 +147,27 @@ def test_doctor_reports_openvino(poster_edge: Command) -> None:
     assert checks["openvino"]["state"] == "ok"
     assert checks["openvino"]["found"].startswith("20")
     assert "CPU" in checks["openvino"]["found"]
+
+
+@no_gpu
+def test_doctor_reports_what_a_gpu_needs(poster_edge: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTER_EDGE_CACHE", str(tmp_path))
+    monkeypatch.setenv("POSTER_EDGE_CUDA", "auto")
+    checks = {c["name"]: c for c in json.loads(poster_edge("doctor", "--json").stdout)}
+    assert checks["NVIDIA GPU"]["state"] == "absent"
+    assert "driver" in checks["NVIDIA GPU"]["found"]
+    assert checks["CUDA for Python"]["found"].startswith("cuda-python is used")
+    assert checks["tensorrt"]["state"] == ("ok" if installed("tensorrt") else "absent")
+    rtx = checks["tensorrt-rtx"]
+    if installed("tensorrt-rtx"):
+        assert rtx["found"].endswith("builds engines; no GPU here to run them")
+    else:
+        assert rtx["remedy"] == "pip install 'poster-edge[tensorrt-rtx]'"
+    assert checks["engine cache"]["found"] == f"{tmp_path}/engines: empty"
+    assert not (tmp_path / "engines").exists()
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines").chmod(0o777)
+    monkeypatch.setenv("POSTER_EDGE_CUDA", "cupy")
+    checks = {c["name"]: c for c in json.loads(poster_edge("doctor", "--json").stdout)}
+    assert "others can write to it" in checks["engine cache"]["found"]
+    assert "'cupy'" in checks["CUDA for Python"]["found"]

@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from torch import Tensor
 from torch.nn import functional as F
 
+from poster_edge.kernels.dispatch import asked
+
 _FUSED: ContextVar[bool] = ContextVar("poster_edge_fused_attention", default=True)
 
 
@@ -23,6 +25,11 @@ def exportable() -> Iterator[None]:
         yield
     finally:
         _FUSED.reset(token)
+
+
+def exporting() -> bool:
+    """Whether this code runs inside :func:`exportable`."""
+    return not _FUSED.get()
 
 
 def attention_reference(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
@@ -44,12 +51,15 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Ten
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    """Attention by PyTorch's fused kernel, or spelled out inside :func:`exportable`.
+    """Attention by PyTorch's fused kernel, or spelled out inside :func:`exportable` or where asked for.
 
     Shapes as in :func:`attention_reference`.
     """
+    if exporting():
+        return attention_reference(q, k, v, scale=scale)
+    name = asked()
     # On the CPU the fused kernel's backward pass is slower than the three plain operations (12 calls
     # on (128, 2, 37, 64) in bfloat16 took a third of poster-nano's training step).
-    if _FUSED.get() and (q.is_cuda or not q.requires_grad):
+    if name == "sdpa" or (name != "eager" and (q.is_cuda or not q.requires_grad)):
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     return attention_reference(q, k, v, scale=scale)

@@ -46,7 +46,7 @@ class Workspace:
     def __post_init__(self) -> None:
         s = self.shape
         rows, sums = (self.batch, s.tokens), (self.batch, s.tokens, s.levels, s.heads, 2)
-        sizes = {name: (*rows, s.width) for name in ("x", "attended", "y", "z")}
+        sizes = dict.fromkeys(("x", "attended", "y", "z"), (*rows, s.width))
         self.tensors = {k: torch.empty(v, dtype=self.dtype, device=self.device) for k, v in sizes.items()}
         self.tensors["hidden"] = torch.empty(*rows, s.ratio * s.width, dtype=self.dtype, device=self.device)
         self.tensors["out"] = torch.empty(self.batch, s.dims[0], dtype=self.dtype, device=self.device)
@@ -109,9 +109,7 @@ def run_depth(space: Workspace, packed: PackedDepth, launcher: Launcher, *, last
     return space.tensors["out" if last else "x"]
 
 
-def run(
-    levels: Sequence[Tensor], depths: Sequence[PackedDepth], launcher: Launcher, *, poison: bool = False
-) -> Tensor:
+def run(levels: Sequence[Tensor], depths: Sequence[PackedDepth], launcher: Launcher, *, poison: bool = False) -> Tensor:
     """All depths: levels (B, T, D_i), widest first, -> the widest level's first token (B, D0)."""
     space = enter(levels, depths[0], launcher, poison=poison)
     for packed in depths[:-1]:

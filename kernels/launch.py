@@ -121,5 +121,5 @@ def plan(
         "mix": ((heads, batch), {"P": shape.padded, "MIX": shape.mix, "LAST": last, "BLOCK_K": 32 if wide else 64}),
     }
     grid, constants = per_kernel[kernel]
-    warps = 8 if kernel == "mix" or tile == 128 and kernel in ("project", "expand", "contract") else 4
+    warps = 8 if kernel == "mix" or (tile == 128 and kernel in ("project", "expand", "contract")) else 4
     return Launch(kernel, grid, {**common, **constants}, warps, 1 if kernel == "mix" and wide else stages)

@@ -158,9 +158,7 @@ def pack(
 _LINEAR = ("kv", "proj", "fc1", "fc2")
 
 
-def _fold_stream(
-    entries: dict[str, Tensor], block: str, names: tuple[str, ...], head_width: int
-) -> dict[str, Tensor]:
+def _fold_stream(entries: dict[str, Tensor], block: str, names: tuple[str, ...], head_width: int) -> dict[str, Tensor]:
     norm, attn, norm_mlp, mlp = (block + n for n in names)
     gamma, beta = entries[f"{norm}.weight"], entries[f"{norm}.bias"]
     kv, proj, fc1 = (entries[f"{n}.weight"] for n in (f"{attn}.kv", f"{attn}.proj", f"{mlp}.fc1"))
@@ -220,5 +218,5 @@ def _cast(shape: FusionShape, precision: str, tensors: dict[str, Tensor]) -> Pac
     dtype = ACTIVATIONS[precision]
     vector = torch.float64 if precision == "fp64" else torch.float32
     types: dict[str, Any] = {"mix": dtype, "up": dtype}
-    types |= {name: torch.int8 if precision == "w8a16" else dtype for name in _LINEAR}
+    types |= dict.fromkeys(_LINEAR, torch.int8 if precision == "w8a16" else dtype)
     return PackedDepth(shape, precision, **{k: v.to(types.get(k, vector)).contiguous() for k, v in tensors.items()})

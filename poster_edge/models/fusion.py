@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from poster_edge.kernels.attention import attention
 from poster_edge.models.config import PosterConfig
+from poster_edge.models.fused import fused_readout
 from poster_edge.models.layers import MLP, DropPath
 
 LN_EPS = 1e-6
@@ -139,6 +140,9 @@ class PyramidFusion(nn.Module):
     def forward(self, image: Tensor, landmark: Tensor) -> Tensor:
         """Fuse both token sets into one feature (B, D)."""
         levels = self.levels(image, landmark)
+        first = fused_readout(self, levels)
+        if first is not None:
+            return self.norm(first)
         for stage in self.blocks:
             levels = stage(levels)
         return self.norm(levels[0])[:, 0]

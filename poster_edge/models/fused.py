@@ -1,0 +1,101 @@
+"""POSTER's pyramid on the fused kernels, in inference; training and export never come here.
+
+Packed weights are kept beside their module and packed again once a weight has changed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from poster_edge.kernels import chain, dispatch
+from poster_edge.kernels.attention import exporting
+from poster_edge.kernels.pack import PackedDepth, pack
+from poster_edge.kernels.shape import FusionShape
+
+if TYPE_CHECKING:
+    from poster_edge.models.fusion import PyramidFusion
+
+#: What tells whether a parameter is still the one that was packed: identity, memory, version.
+_Mark = tuple[int, int, int]
+_packed: WeakKeyDictionary[nn.Module, dict[str, tuple[list[_Mark], list[PackedDepth]]]] = WeakKeyDictionary()
+
+
+def fused_readout(fusion: PyramidFusion, levels: list[Tensor]) -> Tensor | None:
+    """The widest level's first token (B, D) after all depths, or None where PyTorch is to compute it.
+
+    Args:
+        fusion: the pyramid.
+        levels: (B, T, D_i), widest first.
+
+    Raises:
+        UnavailableError: fused kernels were asked for by name and cannot serve.
+    """
+    if exporting() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return None
+    name, int8 = dispatch.parse(dispatch.asked())
+    call = describe(fusion, levels, int8=int8)
+    backend = dispatch.choose(call, backend=name)
+    if backend.launcher is None:
+        return None
+    try:
+        return chain.run(levels, packed_depths(fusion, call.precision), backend.launcher())
+    except Exception as error:
+        if name != "auto":
+            raise
+        dispatch.give_up(backend.name, error)
+        return None
+
+
+def describe(fusion: PyramidFusion, levels: list[Tensor], *, int8: bool = False) -> dispatch.Call:
+    """What a forward pass on these levels (B, T, D_i) asks of the kernels."""
+    first = levels[0]
+    return dispatch.Call(
+        shape=fusion_shape(fusion),
+        batch=first.shape[0],
+        dtype=first.dtype,
+        device=first.device,
+        training=fusion.training or torch.is_grad_enabled(),
+        int8=int8,
+        autocast=torch.is_autocast_enabled(first.device.type),
+    )
+
+
+def fusion_shape(fusion: PyramidFusion) -> FusionShape:
+    """Sizes of a pyramid's depths."""
+    block = fusion.blocks[0].block_l
+    dims = tuple(len(getattr(fusion.blocks[0], f"block_{n}").norm1.weight) for n in fusion.blocks[0].names)
+    return FusionShape(
+        per_stream=block.per_stream,
+        heads=block.attn_img.heads,
+        dims=dims,
+        mix=block.mix,
+        ratio=len(block.mlp1.fc1.bias) // dims[0],
+    )
+
+
+def packed_depths(fusion: PyramidFusion, precision: str) -> list[PackedDepth]:
+    """Every depth's weights, packed once and again after a change.
+
+    Args:
+        fusion: the pyramid, on the device on which the kernels are to run.
+        precision: key of :data:`poster_edge.kernels.pack.ACTIVATIONS`.
+    """
+    kept = _packed.setdefault(fusion, {})
+    marks = [_mark(p) for p in fusion.blocks.parameters()]
+    if precision not in kept or kept[precision][0] != marks:
+        shape = fusion_shape(fusion)
+        with torch.no_grad():
+            depths = [
+                pack(stage.state_dict(), heads=shape.heads, precision=precision, shape=shape) for stage in fusion.blocks
+            ]
+        kept[precision] = (marks, depths)
+    return kept[precision][1]
+
+
+def _mark(parameter: Tensor) -> _Mark:
+    version = 0 if parameter.is_inference() else parameter._version
+    return id(parameter), parameter.data_ptr(), version

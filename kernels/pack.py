@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ class PackedDepth:
 
     def to(self, device: torch.device | str) -> PackedDepth:
         """The same weights elsewhere."""
-        return replace(self, **{k: v.to(device) for k, v in self.tensors().items()})
+        return PackedDepth(self.shape, self.precision, **{k: v.to(device) for k, v in self.tensors().items()})
 
     def nbytes(self) -> int:
         """Size in bytes of all tensors."""

@@ -22,7 +22,7 @@ def join_levels(levels: list[Tensor]) -> Tensor:
 
 def split_levels(x: Tensor, shape: FusionShape) -> list[Tensor]:
     """Rows (B, T, W) -> levels (B, T, D_i)."""
-    return list(x.split(shape.dims, dim=-1))
+    return list(torch.split(x, list(shape.dims), dim=-1))
 
 
 def partials(x: Tensor, shape: FusionShape) -> Tensor:
@@ -37,7 +37,7 @@ def partials(x: Tensor, shape: FusionShape) -> Tensor:
     out = []
     for level in split_levels(x, shape):
         # B x T x D -> B x T x H x D/H
-        slabs = level.unflatten(-1, (shape.heads, -1))
+        slabs = level.reshape(*level.shape[:2], shape.heads, -1)
         mean = slabs.mean(dim=-1)
         out.append(torch.stack((mean, (slabs - mean[..., None]).square().sum(dim=-1)), dim=-1))
     return torch.stack(out, dim=2)
@@ -60,7 +60,7 @@ def attend(x: Tensor, packed: PackedDepth) -> Tensor:
             factor, shift = packed.query[stream, :, columns].to(x.dtype)
             q = normed[:, others] * factor + shift
             # B x N x D -> B x H x N x D/H
-            q, k, v = (t.unflatten(-1, (shape.heads, -1)).transpose(1, 2) for t in (q, k, v))
+            q, k, v = (t.reshape(*t.shape[:2], shape.heads, -1).transpose(1, 2) for t in (q, k, v))
             logits = q @ k.mT
             # The packed queries carry log2(e): softmax here is of powers of two.
             powers = torch.exp2(logits - logits.amax(dim=-1, keepdim=True))

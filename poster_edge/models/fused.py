@@ -34,7 +34,7 @@ def fused_readout(fusion: PyramidFusion, levels: list[Tensor]) -> Tensor | None:
     Raises:
         UnavailableError: fused kernels were asked for by name and cannot serve.
     """
-    if exporting() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if exporting() or torch.compiler.is_compiling() or torch._C._is_tracing():
         return None
     name, int8 = dispatch.parse(dispatch.asked())
     call = describe(fusion, levels, int8=int8)
@@ -66,15 +66,8 @@ def describe(fusion: PyramidFusion, levels: list[Tensor], *, int8: bool = False)
 
 def fusion_shape(fusion: PyramidFusion) -> FusionShape:
     """Sizes of a pyramid's depths."""
-    block = fusion.blocks[0].block_l
-    dims = tuple(len(getattr(fusion.blocks[0], f"block_{n}").norm1.weight) for n in fusion.blocks[0].names)
-    return FusionShape(
-        per_stream=block.per_stream,
-        heads=block.attn_img.heads,
-        dims=dims,
-        mix=block.mix,
-        ratio=len(block.mlp1.fc1.bias) // dims[0],
-    )
+    config = fusion.config
+    return FusionShape(config.tokens // 2, config.heads, config.dims, config.mix, config.mlp_ratio)
 
 
 def packed_depths(fusion: PyramidFusion, precision: str) -> list[PackedDepth]:

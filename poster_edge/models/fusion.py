@@ -118,6 +118,7 @@ class PyramidFusion(nn.Module):
 
     def __init__(self, config: PosterConfig) -> None:
         super().__init__()
+        self.config = config
         dim = config.dims[0]
         if config.cls_token:
             # Stored in the published checkpoints, read by nothing.

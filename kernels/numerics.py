@@ -1,0 +1,169 @@
+"""Errors of the fused kernels against float64, beside PyTorch's own at the same precision.
+
+Every kernel gets what the kernel before it wrote, so that a row shows one kernel's error alone; what
+it is about to write is filled with NaN first.  INT8 weights are compared twice: a kernel with float64
+arithmetic on the same INT8 weights, a whole depth with the weights before rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from poster_edge.kernels import reference
+from poster_edge.kernels.chain import Launcher, Workspace, enter, run_depth
+from poster_edge.kernels.pack import ACTIVATIONS, PackedDepth, pack
+from poster_edge.kernels.shape import LEVEL_NAMES, FusionShape
+
+#: Largest relative L2 error.
+BARS = {"fp32": 1e-6, "fp16": 1e-3, "bf16": 8e-3, "w8a16": 3e-3}
+#: A kernel's own bar for INT8 weights is that of its FP16 arithmetic: the weights are the same.
+KERNEL_BARS = {**BARS, "w8a16": BARS["fp16"]}
+#: And never more than this times PyTorch's own error.
+FACTOR = 1.5
+#: Below half a unit in the last place nothing can be told: both round the same exact value once.
+_FLOOR = {"fp32": 6e-8, "fp16": 2.5e-4, "bf16": 2e-3, "w8a16": 2.5e-4}
+
+Stage = Callable[[list[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        case: whose weights and activations.
+        kernel: "attend" … "mix", "partials", "depth" or "logits".
+        precision: key of :data:`BARS`.
+        level: "l", "m", "s" or "all".
+        batch: B.
+        error: relative L2 against float64.
+        torch_error: PyTorch's own at this precision, NaN where it was not computed.
+        bar: what the error may be.
+        note: why there is no figure.
+    """
+
+    case: str
+    kernel: str
+    precision: str
+    level: str
+    batch: int
+    error: float
+    torch_error: float
+    bar: float
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Finite, within the bar, and within a factor of PyTorch's own error."""
+        if not self.error <= self.bar:
+            return False
+        return self.torch_error != self.torch_error or self.error <= FACTOR * max(
+            self.torch_error, _FLOOR[self.precision]
+        )
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """Relative L2 error; NaN or infinite where anything in it is."""
+    return float((found.double().cpu() - expected.double().cpu()).norm() / expected.double().cpu().norm())
+
+
+def widened(packed: PackedDepth) -> PackedDepth:
+    """The same (rounded) weights in float64, for exact arithmetic on them."""
+    return replace(packed, precision="fp64", **{k: v.double().cpu() for k, v in packed.tensors().items()})  # type: ignore[arg-type]
+
+
+def kernel_rows(
+    state: Mapping[str, Tensor],
+    levels: list[Tensor],
+    launcher: Launcher,
+    *,
+    case: str,
+    heads: int,
+    precision: str,
+    device: torch.device | str = "cpu",
+) -> list[Row]:
+    """One depth, kernel by kernel and level by level.
+
+    Args:
+        state: entries of one depth, as :func:`poster_edge.kernels.pack.pack` takes them.
+        levels: (B, T, D_i) in float64.
+        launcher: the back end.
+        case: name of weights and activations.
+        heads: H.
+        precision: key of :data:`BARS`.
+        device: where the kernels run.
+    """
+    packed = pack(state, heads=heads, precision=precision).to(device)
+    exact = widened(packed) if precision == "w8a16" else pack(state, heads=heads, precision="fp64")
+    space = enter([t.to(device, packed.dtype) for t in levels], packed, launcher, poison=True)
+    # The depth writes its result over its input.
+    before = Workspace(packed.shape, space.batch, torch.float64, torch.device("cpu"))
+    before.tensors["x"] = space.tensors["x"].double().cpu()
+    entered = space.tensors["partials"].double().cpu()
+    run_depth(space, packed, launcher)
+    after = {k: v.double().cpu() for k, v in space.tensors.items()}
+    own = {k: v.cpu().to(packed.dtype) for k, v in after.items()}
+    own["x_in"] = before.tensors["x"].to(packed.dtype)
+    after["x_in"] = before.tensors["x"]
+    rounded = packed.to("cpu")
+    steps: dict[str, tuple[str, Callable[[dict[str, Tensor], PackedDepth], Tensor]]] = {
+        "attend": ("attended", lambda t, p: reference.attend(t["x_in"], p)),
+        "project": ("y", lambda t, p: reference.project(t["x_in"], t["attended"], p)),
+        "expand": ("hidden", lambda t, p: reference.expand(t["y"], p)),
+        "contract": ("z", lambda t, p: reference.contract(t["y"], t["hidden"], p)),
+        "mix": ("x", lambda t, p: reference.mix(t["z"], p)),
+    }
+    rows = []
+    for name, (output, step) in steps.items():
+        rows += _level_rows(
+            packed.shape,
+            (after[output], step(after, exact), step(own, rounded)),
+            Row(case, name, precision, "", space.batch, 0.0, 0.0, KERNEL_BARS[precision]),
+        )
+    for found, source in ((entered, "x_in"), (after["y_partials"], "y"), (after["partials"], "x")):
+        error = relative(found, reference.partials(after[source], packed.shape))
+        rows.append(Row(case, "partials", precision, "all", space.batch, error, float("nan"), BARS["fp32"]))
+    return rows
+
+
+def _level_rows(shape: FusionShape, tensors: tuple[Tensor, ...], like: Row) -> list[Row]:
+    """A row for each level of (found, float64, PyTorch's own)."""
+    wide = replace(shape, dims=tuple(d * tensors[0].shape[-1] // shape.width for d in shape.dims))
+    rows = []
+    for i, (found, expected, own) in enumerate(zip(*(reference.split_levels(t, wide) for t in tensors), strict=True)):
+        rows.append(
+            replace(like, level=LEVEL_NAMES[i], error=relative(found, expected), torch_error=relative(own, expected))
+        )
+    return rows
+
+
+def depth_rows(
+    state: Mapping[str, Tensor],
+    levels: list[Tensor],
+    launcher: Launcher,
+    *,
+    stage: Stage | None,
+    case: str,
+    heads: int,
+    precision: str,
+    device: torch.device | str = "cpu",
+) -> list[Row]:
+    """A whole depth, level by level, against float64 with the weights before any rounding.
+
+    Args:
+        stage: PyTorch's own depth at this precision and on this device, on levels of that type.
+        state, levels, launcher, case, heads, precision, device: as in :func:`kernel_rows`.
+    """
+    dtype = ACTIVATIONS[precision]
+    packed = pack(state, heads=heads, precision=precision).to(device)
+    given = [t.to(device, dtype) for t in levels]
+    space = enter(given, packed, launcher, poison=True)
+    found = run_depth(space, packed, launcher)
+    expected = reference.depth(reference.join_levels(levels), pack(state, heads=heads, precision="fp64"))
+    own = reference.join_levels(stage(given)) if stage is not None else torch.full_like(found, torch.nan)
+    like = Row(case, "depth", precision, "", space.batch, 0.0, 0.0, BARS[precision])
+    return _level_rows(packed.shape, (found, expected, own), like)

@@ -2,9 +2,10 @@
 
     python benchmarks/gpu.py check|train|bench --out FOLDER [--cpu]
 
-``check`` compares every model in the precisions of deployment with float64; ``train`` trains the
-default model and can be called again to go on; ``bench`` times eager, compiled and CUDA-graph
-forward passes.  Each writes a JSON file with device, versions, commit and date, and prints a table.
+``check`` compares every model in the precisions of deployment with float64, and onnxruntime's execution
+providers with its CPU kernels; ``train`` trains the default model and can be called again to go on;
+``bench`` times eager, compiled and CUDA-graph forward passes.  Each writes a JSON file with device,
+versions, commit and date, and prints a table.
 """
 
 from __future__ import annotations
@@ -201,7 +202,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     names = ["poster-nano"] if args.cpu else ["poster-nano", "poster-t", "poster-s", "poster"]
     if args.job == "check":
-        rows = check(device, names)
+        from gpu_providers import provider_rows
+
+        rows = check(device, names) + provider_rows(cpu=args.cpu)
     elif args.job == "bench":
         rows = bench(device, names, [1] if args.cpu else [1, 8, 64], compiled=not args.cpu)
     else:

@@ -21,13 +21,15 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 _GRAPH = ("model", 7)
+#: onnxruntime's node that is, or names the file of, an engine compiled elsewhere: a program.
+_OP_TYPE, _ENGINE = ("node", 4), b"EPContext"
 _EXTERNAL_DATA, _DATA_LOCATION = ("tensor", 13), ("tensor", 14)
 _METADATA, _KEY, _VALUE = 14, 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def check_self_contained(data: bytes) -> None:
-    """Refuse a model that is no ONNX graph, or whose tensors lie outside of it.
+    """Refuse a model that is no ONNX graph, whose tensors lie outside of it, or that brings a compiled engine.
 
     Raises:
         ValueError: says which.
@@ -46,6 +48,8 @@ def check_self_contained(data: bytes) -> None:
             field = (message, number)
             if field == _EXTERNAL_DATA or (field == _DATA_LOCATION and (wire != _VARINT or value)):
                 raise ValueError("it asks for data outside the file")
+            if field == _OP_TYPE and data[start:position] == _ENGINE:
+                raise ValueError("it holds a compiled engine, which is a program: only what is built here is executed")
             has_graph |= field == _GRAPH and wire == _BYTES
             if wire == _BYTES and number in _CHILDREN[message]:
                 todo.append((_CHILDREN[message][number], start, position))

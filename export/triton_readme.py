@@ -93,7 +93,8 @@ def _notes(config: dict[str, Any], options: TritonOptions) -> str:
         )
     if options.kind == "cpu" and config["backend"] == "onnxruntime":
         lines.append(
-            "- An INT8 model needs a CPU with VNNI (or Arm): the server's onnxruntime cannot be told to take its exact "
-            "kernels, and without VNNI sums saturate. Every instance has its own threads: see `--threads`."
+            "- An INT8 model needs a CPU with VNNI (or Arm), or weights of 7 bits (`--weight-bits 7`): without either, "
+            "sums saturate, and the server's onnxruntime cannot be told to take its exact kernels. Every instance has "
+            "its own threads: see `--threads`."
         )
     return "\n".join(["## Know", "", *lines]) if lines else ""

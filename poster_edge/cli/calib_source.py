@@ -148,6 +148,7 @@ class CropSample:
         self.classes: tuple[str, ...] = ("face",)
         self.preprocess = preprocess
         self.last_ms: dict[str, float] = {}
+        self.runtime = ""
         self.crops: list[Image] = []
         self.wanted = count
         self._seen = 0

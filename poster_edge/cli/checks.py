@@ -49,8 +49,9 @@ def all_checks() -> list[Check]:
         *(_optional(name, purpose) for name, purpose in _OPTIONAL.items()),
     )
     from poster_edge.cli.checks_gpu import gpu_checks
+    from poster_edge.cli.checks_providers import provider_checks
 
-    return [*(check() for check in checks), *gpu_checks()]
+    return [*(check() for check in checks), *gpu_checks(), *provider_checks()]
 
 
 #: Optional package -> what it is for; :data:`poster_edge.optional.EXTRAS` says which extra brings it.

@@ -52,7 +52,12 @@ def runtime_options(command: _Command) -> _Command:
             show_default=True,
             help="Which of the bundle's models; auto: the one it was exported for.",
         ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N."),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="auto, cpu or cuda:N; tensorrt:N and tensorrt-rtx:N: GPU N through onnxruntime's TensorRT providers.",
+        ),
         click.option(
             "--threads", type=click.IntRange(min=1), help="Threads of the classifier [default: the runtime's choice]."
         ),

@@ -61,6 +61,7 @@ class FrameResult:
         classes: names of the C classes.
         latency_ms: stage -> milliseconds, in the order of the stages.
         drawn: the annotated picture, where one was asked for.
+        runtime: what really ran the model.
     """
 
     frame: Frame
@@ -68,6 +69,7 @@ class FrameResult:
     classes: tuple[str, ...]
     latency_ms: dict[str, float] = field(default_factory=dict)
     drawn: Image | None = None
+    runtime: str = ""
 
 
 class Source(Protocol):

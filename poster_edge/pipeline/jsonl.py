@@ -22,6 +22,7 @@ def as_record(result: FrameResult) -> dict[str, Any]:
         "source": frame.source,
         "faces": [_face(f, result.classes) for f in result.faces],
         "latency_ms": {stage: round(ms, 2) for stage, ms in result.latency_ms.items()},
+        "runtime": result.runtime,
     }
 
 

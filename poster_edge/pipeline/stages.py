@@ -30,6 +30,11 @@ class FaceClassifier(Protocol):
     preprocess: Preprocess
     last_ms: dict[str, float]
 
+    @property
+    def runtime(self) -> str:
+        """What really runs."""
+        ...
+
     def __call__(self, crops: Sequence[Image]) -> NDArray[np.float64]:
         """Turn N crops into (N, C) probabilities."""
         ...
@@ -53,6 +58,7 @@ class Pipeline:
     def process(self, frame: Frame) -> FrameResult:
         """Find the faces of a frame and name their expressions."""
         result = FrameResult(frame, [], self._classifier.classes, {"capture": frame.capture_ms})
+        result.runtime = self._classifier.runtime
         clock = result.latency_ms
         with _timed(clock, "detect"):
             faces = self._detector.detect(frame.image, fine=frame.kind == "image")

@@ -28,9 +28,9 @@ class Classifier:
         bundle: an opened bundle.
         runtime: one of ``RUNTIMES``.
         precision: "fp32", "fp16" or "int8"; "auto": the manifest's.
-        device: "auto", "cpu" or "cuda:N".
+        device: "auto", "cpu", "cuda:N"; for onnxruntime also "tensorrt:N" and "tensorrt-rtx:N".
         threads: of one operator; None leaves the choice to the runtime.
-        notify: told in one line when "auto" had to pass over a broken OpenVINO.
+        notify: told in one line when "auto" had to pass over a broken OpenVINO or GPU.
 
     Attributes:
         classes: ordered class names.
@@ -123,7 +123,7 @@ def make_runner(
         return OpenVinoRunner(bundle, precision=precision, device=device, threads=threads)
     from poster_edge.runtime.ort_runner import OrtRunner
 
-    return OrtRunner(bundle, precision=precision, device=device, threads=threads)
+    return OrtRunner(bundle, precision=precision, device=device, threads=threads, notify=notify)
 
 
 def _choose(bundle: Bundle, precision: str, device: str, notify: Callable[[str], None] | None) -> str:

@@ -141,7 +141,7 @@ def load_openvino() -> ModuleType:
 def _check_device(device: str) -> None:
     if device in ("auto", "cpu"):
         return
-    if device.partition(":")[0] != "cuda":
+    if device.partition(":")[0] not in ("cuda", "tensorrt", "tensorrt-rtx"):
         raise UsageError(f"--device {device}: expected auto, cpu or cuda:N")
     raise UnavailableError(
         f"--device {device}: OpenVINO runs on the CPU; use --runtime onnxruntime for a GPU, or --device cpu"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -10,14 +13,31 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from poster_edge.errors import UnavailableError, UsageError
+from poster_edge.errors import PosterEdgeError, UnavailableError
+from poster_edge.export.gpu import Gpu
 from poster_edge.runtime.bundle import Bundle
 from poster_edge.runtime.int8_sums import pairs_fit
 from poster_edge.runtime.manifest import BundleError
+from poster_edge.runtime.onnx_bytes import check_self_contained
+from poster_edge.runtime.provider_cache import ProviderCache
+from poster_edge.runtime.providers import (
+    PROFILE,
+    PROVIDERS,
+    Provider,
+    check_present,
+    elsewhere,
+    find_provider,
+    one_line,
+    open_session,
+    provider_options,
+    require_provider,
+)
 from poster_edge.runtime.runner import check_fit
 
 #: A folder that does not exist: a model that asks for external data finds none.
 _NOWHERE = "/nonexistent/poster-edge-refuses-external-data"
+#: Packages whose versions an engine depends on.
+_ENGINE_PACKAGES = ("tensorrt", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "onnxruntime-ep-nv-tensorrt-rtx-cu12")
 
 
 class OrtRunner:
@@ -26,68 +46,158 @@ class OrtRunner:
     Args:
         bundle: an opened bundle.
         precision: which of its models.
-        device: "auto", "cpu" or "cuda:N".
+        device: "auto", "cpu", "cuda:N", "tensorrt:N" or "tensorrt-rtx:N".
         threads: of one operator; None leaves the choice to onnxruntime.
+        notify: told in one line when "auto" had to pass over a GPU.
     """
 
     def __init__(
-        self, bundle: Bundle, *, precision: str = "fp32", device: str = "auto", threads: int | None = None
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "fp32",
+        device: str = "auto",
+        threads: int | None = None,
+        notify: Callable[[str], None] | None = None,
     ) -> None:
-        self.bundle = bundle
-        self.file = bundle.model_file(precision, placement="inputs-outputs")
-        self.threads = threads
-        self.provider, self.options = _provider(device)
-        self.description = f"onnxruntime {ort.__version__}"
+        self.bundle, self.threads = bundle, threads
+        self._precision, self._device, self._notify = precision, device, notify
+        self._stack = ExitStack()
         self._session: ort.InferenceSession | None = None
+        provider = find_provider(device, precision)
+        if device != "auto":
+            check_present(provider)
+        self._use(provider)
+
+    def _use(self, provider: Provider) -> None:
+        self.provider = provider
+        self.gpu: Gpu | None = None
+        self.file = self.bundle.model_file(self._precision, placement=provider.placement or "inputs")
+        self.description = f"onnxruntime {ort.__version__}"
 
     def __enter__(self) -> OrtRunner:
+        try:
+            self._open()
+        except UnavailableError as error:
+            self._close()
+            # A broken model is broken on the CPU too, and a GPU that was asked for by name is not replaced.
+            if self._device != "auto" or self.provider.kind == "cpu" or isinstance(error, BundleError):
+                raise
+            if self._notify:
+                self._notify(f"{error}; the CPU runs the model instead")
+            self._use(PROVIDERS["cpu"])
+            self._open()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _open(self) -> None:
+        provider, manifest = self.provider, self.bundle.manifest
+        self.gpu = require_provider(provider)
         data = self.bundle.read(self.file)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
+        if provider.kind != "cpu":
+            self._check_bytes(data)
+        cache = self._stack.enter_context(ProviderCache(self._key(data))) if provider.builds_engines else None
+        options = provider_options(
+            provider,
+            image=manifest.input_name,
+            size=manifest.preprocess.size,
+            cache_folder=cache.folder if cache else None,
+        )
+        try:
+            session = open_session(data, self._settings(data), provider, options)
+        except PosterEdgeError:
+            raise
+        except Exception as error:  # onnxruntime raises many types, UnicodeDecodeError among them
+            on = "onnxruntime" if provider.kind == "cpu" else f"onnxruntime on {provider.label}"
+            raise BundleError(f"{self.bundle.folder / self.file}: {on} cannot load it: {one_line(error)}") from error
+        inputs = {i.name: i.shape for i in session.get_inputs()}
+        check_fit(self.file, manifest, inputs, {o.name: o.shape for o in session.get_outputs()})
+        others = elsewhere(session, provider)
+        if cache:
+            cache.publish()
+        self._session = session
+        self.description = f"onnxruntime {ort.__version__} ({self._what(others.total())})"
+
+    def _settings(self, data: bytes) -> ort.SessionOptions:
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
         if not pairs_fit(data):
             # x86 without VNNI adds products of 8 bits in 16: sums saturate, and INT8 is wrong by whole classes.
-            options.add_session_config_entry("session.x64quantprecision", "1")
+            settings.add_session_config_entry("session.x64quantprecision", "1")
         if self.threads:
-            options.intra_op_num_threads = self.threads
-        providers = [(self.provider, self.options)]
+            settings.intra_op_num_threads = self.threads
+        return settings
+
+    def _check_bytes(self, data: bytes) -> None:
+        """Refuse data from elsewhere, compiled engines above all."""
         try:
-            self._session = ort.InferenceSession(data, options, providers=providers)
-        except Exception as error:  # onnxruntime raises many types, UnicodeDecodeError among them
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BundleError(f"{self.bundle.folder / self.file}: onnxruntime cannot load it: {reason}") from error
-        used = self._session.get_providers()[0]
-        if used != self.provider:
-            raise UnavailableError(f"{self.provider} was asked for but onnxruntime chose {used}; use --device cpu")
-        inputs = {i.name: i.shape for i in self._session.get_inputs()}
-        check_fit(self.file, self.bundle.manifest, inputs, {o.name: o.shape for o in self._session.get_outputs()})
-        self.description = f"onnxruntime {ort.__version__} ({used.removesuffix('ExecutionProvider')})"
-        return self
+            check_self_contained(data)
+        except ValueError as error:
+            raise BundleError(f"{self.bundle.folder / self.file}: {error}") from error
+
+    def _key(self, data: bytes) -> dict[str, str]:
+        """All that an engine depends on."""
+        assert self.gpu is not None
+        gpu = self.gpu
+        versions = {}
+        for package in _ENGINE_PACKAGES:
+            try:
+                versions[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return {
+            "model": hashlib.sha256(data).hexdigest(),
+            "provider": self.provider.name,
+            "onnxruntime": ort.__version__,
+            "gpu": f"{gpu.name}, {gpu.compute_capability}",
+            "driver": f"{gpu.driver}, CUDA {gpu.cuda}",
+            "profile": str(PROFILE),
+            **versions,
+        }
+
+    def _what(self, others: int) -> str:
+        """Such as "CPU", or "TensorRT on NVIDIA H200, 3 nodes on the CPU"."""
+        where = f" on {self.gpu.name}" if self.gpu else ""
+        rest = f", {others} small nodes on the CPU" if others else ""
+        tf32 = ", FP32 sums may be TF32" if self.provider.builds_engines and self._precision == "fp32" else ""
+        return f"{self.provider.label}{where}{tf32}{rest}"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        # TensorRT-RTX writes its cache when the session goes: before the cache is looked at.
         self._session = None
+        self._stack.close()
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Execute the model once; see :class:`poster_edge.runtime.runner.Runner`."""
         if self._session is None:
             raise RuntimeError("infer() before the runner was entered")
         names = [o.name for o in self._session.get_outputs()]
-        outputs = self._session.run(names, dict(feed))
-        return {n: np.asarray(o) for n, o in zip(names, outputs, strict=True)}
+        parts = [self._run(self._session, names, part) for part in self._batches(feed)]
+        outputs = parts[0] if len(parts) == 1 else [np.concatenate(same) for same in zip(*parts, strict=True)]
+        return dict(zip(names, outputs, strict=True))
 
+    def _batches(self, feed: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
+        """The feed in batches that an engine takes."""
+        largest = PROFILE[-1]
+        count = len(next(iter(feed.values())))
+        if not self.provider.builds_engines or count <= largest:
+            return [dict(feed)]
+        return [{n: a[i : i + largest] for n, a in feed.items()} for i in range(0, count, largest)]
 
-def _provider(device: str) -> tuple[str, dict[str, Any]]:
-    have = ort.get_available_providers()
-    if device == "cpu" or (device == "auto" and "CUDAExecutionProvider" not in have):
-        return "CPUExecutionProvider", {}
-    index = "0" if device in ("auto", "cuda") else device.removeprefix("cuda:")
-    if not index.isdigit():
-        raise UsageError(f"--device {device}: expected auto, cpu or cuda:N")
-    if "CUDAExecutionProvider" not in have:
-        raise UnavailableError(
-            f"--device {device}: this onnxruntime has no CUDA provider (it has {', '.join(have)}); "
-            "install onnxruntime-gpu in its place, or use --device cpu"
-        )
-    return "CUDAExecutionProvider", {"device_id": index}
+    def _run(
+        self, session: ort.InferenceSession, names: list[str], feed: dict[str, NDArray[Any]]
+    ) -> list[NDArray[Any]]:
+        if self.provider.kind == "cpu":
+            return [np.asarray(o) for o in session.run(names, feed)]
+        try:
+            return [np.asarray(o) for o in session.run(names, feed)]
+        except Exception as error:  # out of memory, a lost GPU: nothing that another provider should hide
+            raise PosterEdgeError(f"{self.description} failed: {one_line(error)}") from error

@@ -106,7 +106,7 @@ class TestOutput:
     def test_json_line_has_the_contracts_fields(self, run: Run) -> None:
         done = run("-s", SAMPLE, "--jsonl", "-")
         (record,) = done.records
-        assert list(record) == ["frame", "time_s", "source", "faces", "latency_ms"]
+        assert list(record) == ["frame", "time_s", "source", "faces", "latency_ms", "runtime"]
         assert record["source"] == str(SAMPLE)
         (found,) = record["faces"]
         assert list(found) == ["box", "score", "label", "probabilities"]

@@ -216,7 +216,7 @@ def test_broken_graphs_are_one_clear_line(bundle: Bundle, capfd: pytest.CaptureF
 def test_a_provider_asked_for_by_name_is_served_or_refused(bundle: Bundle) -> None:
     with pytest.raises(UnavailableError, match="no CUDA provider"):
         OrtRunner(bundle, device="cuda:0")
-    with pytest.raises(UsageError, match="expected auto, cpu or cuda"):
+    with pytest.raises(UsageError, match="expected auto, cpu, cuda:N"):
         OrtRunner(bundle, device="tpu")
     with pytest.raises(UsageError, match="--runtime tensorflow"):
         Classifier(bundle, runtime="tensorflow")

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from poster_edge.errors import PosterEdgeError, UnavailableError
 from poster_edge.export.gpu import Gpu
+from poster_edge.export.onnx_bytes import check_self_contained
 from poster_edge.runtime.bundle import Bundle
 from poster_edge.runtime.int8_sums import pairs_fit
 from poster_edge.runtime.manifest import BundleError
-from poster_edge.runtime.onnx_bytes import check_self_contained
 from poster_edge.runtime.provider_cache import ProviderCache
 from poster_edge.runtime.providers import (
     PROFILE,

@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,9 +23,10 @@ from types import TracebackType
 
 from poster_edge.errors import UnavailableError
 from poster_edge.files import replace_folder, sweep, temporary_name
+from poster_edge.runtime.engine_cache import FOLDER_VARIABLE, cache_folder
+from poster_edge.runtime.private_folder import UntrustedFileError, open_private, read_private
 
-#: Names the folder of all caches; else ``$XDG_CACHE_HOME/poster-edge``.
-VARIABLE = "POSTER_EDGE_CACHE"
+_REMEDY = f"set {FOLDER_VARIABLE} to a folder of your own"
 _INDEX, _SCHEMA = "index.json", 1
 _LIVE = re.compile(r"\.live-(\d+)-[0-9a-f]+")
 #: So many models are kept; the least recently published goes first.
@@ -35,13 +35,8 @@ _STALE_S = 3600.0
 
 
 def provider_cache_folder() -> Path:
-    """Where these caches lie."""
-    if own := os.environ.get(VARIABLE):
-        return Path(own).expanduser().absolute() / "onnxruntime"
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has relative values ignored.
-    root = Path(base) if base.startswith("/") else Path("~/.cache").expanduser()
-    return root / "poster-edge" / "onnxruntime"
+    """Where these caches lie: beside the engines of :mod:`poster_edge.runtime.engine_cache`."""
+    return cache_folder().with_name("onnxruntime")
 
 
 class ProviderCache:
@@ -61,16 +56,14 @@ class ProviderCache:
         self._loaded: dict[str, str] = {}
 
     def __enter__(self) -> ProviderCache:
+        open_private(self._root, remedy=_REMEDY)
+        _collect(self._root)
         try:
-            _make_private(self._root)
-            _collect(self._root)
             self.folder.mkdir(mode=0o700)
             self._load()
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise UnavailableError(
-                f"{self._root} cannot hold TensorRT's engines: {reason}; set {VARIABLE} to another folder"
-            ) from error
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise UnavailableError(f"{self._root} cannot be used: {error.strerror or error}; {_REMEDY}") from error
         return self
 
     def __exit__(
@@ -89,6 +82,10 @@ class ProviderCache:
         """
         temporary = temporary_name(self._target)
         try:
+            for path in self.folder.iterdir():
+                # Made with the user's umask, in a folder that nobody else can enter.
+                if not path.is_symlink():
+                    path.chmod(0o600)
             now = _hashes(self.folder)
             if not now or now == self._loaded:
                 return False
@@ -96,8 +93,9 @@ class ProviderCache:
             temporary.chmod(0o700)
             record = {"schema": _SCHEMA, "key": self._key, "files": _hashes(temporary)}
             (temporary / _INDEX).write_text(json.dumps(record, indent=1, sort_keys=True))
+            (temporary / _INDEX).chmod(0o600)
             replace_folder(temporary, self._target)
-        except OSError:
+        except (OSError, UntrustedFileError):
             return False
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -110,17 +108,17 @@ class ProviderCache:
         if not os.path.lexists(self._target):
             return
         try:
-            _check_private(self._target)
-            record = json.loads((self._target / _INDEX).read_bytes())
+            open_private(self._target, remedy=_REMEDY)
+            record = json.loads(read_private(self._target / _INDEX))
             files = record["files"] if record["schema"] == _SCHEMA and record["key"] == self._key else {}
             for name, digest in files.items():
                 # The bytes that are checked are the bytes that are kept.
-                data = _read(self._target / name)
+                data = read_private(self._target / name) if _plain(name) else b""
                 if not _plain(name) or hashlib.sha256(data).hexdigest() != digest:
                     raise ValueError(name)
                 (self.folder / name).write_bytes(data)
             self._loaded = dict(files)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, UnavailableError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, UnavailableError, UntrustedFileError):
             for path in self.folder.iterdir():
                 path.unlink()
             self._loaded = {}
@@ -129,43 +127,12 @@ class ProviderCache:
 
 def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every plain file, by name; providers make no folders."""
-    return {
-        p.name: hashlib.sha256(_read(p)).hexdigest() for p in sorted(folder.iterdir()) if p.is_file() and _plain(p.name)
-    }
+    plain = (p for p in sorted(folder.iterdir()) if p.is_file() and _plain(p.name))
+    return {p.name: hashlib.sha256(read_private(p)).hexdigest() for p in plain}
 
 
 def _plain(name: str) -> bool:
     return name not in ("", ".", "..", _INDEX) and Path(name).name == name
-
-
-def _read(path: Path) -> bytes:
-    """Content of a file that is no link."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(f"{path} is no file")
-        return file.read()
-
-
-def _make_private(folder: Path) -> None:
-    for missing in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
-    _check_private(folder)
-    folder.chmod(0o700)
-
-
-def _check_private(folder: Path) -> None:
-    """Refuse a folder that is a link, another user's, or one that others can write to.
-
-    Raises:
-        UnavailableError: it is.
-    """
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise UnavailableError(
-            f"{folder} is a link, another user's, or writable by others; engines are programs: remove it, or set "
-            f"{VARIABLE} to another folder"
-        )
 
 
 def _collect(root: Path) -> None:

@@ -61,6 +61,17 @@ def test_the_provider_never_has_the_cache_itself(root: Path) -> None:
     assert found(root)["a.engine"] == b"changed"
 
 
+def test_a_generous_umask_changes_nothing(root: Path) -> None:
+    old = os.umask(0)
+    try:
+        target = fill(root)
+        assert found(root)["a.engine"] == b"engine"
+    finally:
+        os.umask(old)
+    for path in (root, target, *target.iterdir()):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
 def test_every_field_of_the_key_counts(root: Path) -> None:
     fill(root)
     assert found(root, {**KEY, "gpu": "another"}) == {}
@@ -118,7 +129,7 @@ def test_a_file_that_is_not_in_the_index_is_not_given(root: Path) -> None:
 def test_a_folder_that_others_can_write_to_is_refused(root: Path) -> None:
     root.mkdir(parents=True)
     root.chmod(0o777)
-    with pytest.raises(UnavailableError, match=r"writable by others.*POSTER_EDGE_CACHE"), ProviderCache(KEY, root=root):
+    with pytest.raises(UnavailableError, match=r"others can write.*POSTER_EDGE_CACHE"), ProviderCache(KEY, root=root):
         pass
     root.rmdir()
     root.symlink_to(root.parent)
@@ -128,7 +139,7 @@ def test_a_folder_that_others_can_write_to_is_refused(root: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UnavailableError, match="cannot hold"), ProviderCache(KEY, root=tmp_path / "file" / "cache"):
+    with pytest.raises(UnavailableError, match="cannot be used"), ProviderCache(KEY, root=tmp_path / "file" / "cache"):
         pass
 
 

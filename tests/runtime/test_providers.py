@@ -16,10 +16,10 @@ from onnx import TensorProto, helper
 import poster_edge
 from poster_edge.errors import UnavailableError, UsageError
 from poster_edge.export.gpu import visible_gpus
+from poster_edge.export.onnx_bytes import check_self_contained
 from poster_edge.optional import available
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
 from poster_edge.runtime.manifest import BundleError
-from poster_edge.runtime.onnx_bytes import check_self_contained
 from poster_edge.runtime.ort_runner import OrtRunner
 from poster_edge.runtime.providers import (
     PROVIDERS,

@@ -128,6 +128,9 @@ def make_runner(
 
 def _choose(bundle: Bundle, precision: str, device: str, notify: Callable[[str], None] | None) -> str:
     """What ``--runtime auto`` stands for: OpenVINO on a CPU where it is installed, else onnxruntime."""
+    if device.startswith("tensorrt"):
+        # Devices of onnxruntime alone; TensorRT's own runner takes cuda:N.
+        return "onnxruntime"
     if device not in ("auto", "cpu") or not available("openvino"):
         return "onnxruntime"
     if device == "auto" and _onnxruntime_has_cuda():

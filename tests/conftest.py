@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from poster_edge.export.tensorrt_api import RTX, TensorRt, installed, load
+
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 
 
@@ -20,6 +22,16 @@ def shared() -> Path:
             pytest.fail("POSTER_EDGE_REQUIRE_SHARED is set, but ../shared is not there")
         pytest.skip("needs ../shared")
     return folder
+
+
+@pytest.fixture(scope="session")
+def rtx() -> TensorRt:
+    """TensorRT-RTX with NVIDIA's own builder; no GPU is needed to build."""
+    if not installed(RTX):
+        if os.environ.get("POSTER_EDGE_REQUIRE_RTX"):
+            pytest.fail("POSTER_EDGE_REQUIRE_RTX is set, but TensorRT-RTX's builder is not installed")
+        pytest.skip("needs TensorRT-RTX's builder: make rtx")
+    return load(RTX)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from poster_edge.cli.export_engine import ENGINE_FORMATS, add_engine, engine_options, finished_bundle, open_engine
 from poster_edge.cli.export_triton import check_options, export_triton, triton_options
 
 if TYPE_CHECKING:
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["onnx", "triton"]),
+    type=click.Choice(["onnx", *ENGINE_FORMATS, "triton"]),
     default="onnx",
     show_default=True,
-    help="onnx: a bundle; triton: a finished bundle (--model) as a model repository of Triton Inference Server.",
+    help="onnx: a bundle; tensorrt, tensorrt-rtx: one with an engine; triton: a finished bundle (--model) as a "
+    "model repository of Triton Inference Server.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder [default: runs/export/NAME].")
 @click.option("--name", help="Name of the bundle's model in messages [default: the configuration's].")
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Threads of one operator [default: the runtime's choice].")
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page about the export to this folder.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@engine_options
 @triton_options
 def command(
     *,
@@ -101,6 +104,7 @@ def command(
     report: Path | None,
     force: bool,
     triton: dict[str, Any],
+    engine: dict[str, Any],
 ) -> None:
     """Export a model to ONNX and pack it with its manifest and model card.
 
@@ -110,10 +114,11 @@ def command(
     float. What does not pass is not written, and the exit code is 3.
     """
     from poster_edge.cli import console
+    from poster_edge.cli.export_draft import reopen_whole
     from poster_edge.errors import UsageError
     from poster_edge.optional import require
 
-    check_options(click.get_current_context(), triton=format_ == "triton")
+    check_options(click.get_current_context(), format_)
     main, also = _precisions(precision, int8=int8, half=half)
     if format_ == "triton":
         require("onnx", purpose="write a Triton repository")
@@ -126,7 +131,14 @@ def command(
         raise UsageError("--random-weights goes with --model")
     if report is not None and main == "fp32":
         raise UsageError("--report is about FP16 and INT8: add --half, --int8 or --precision auto")
-    require("onnx", purpose="export a model")
+    finished = None
+    if format_ in ENGINE_FORMATS:
+        plan, target = open_engine(format_, engine, precision=main, target=target, max_batch=triton["max_batch"])
+        if checkpoint is None and calib is None and not random_weights:
+            asked = main if precision or int8 or half else None
+            finished, main = finished_bundle(model or "poster-nano", asked)
+    if finished is None:
+        require("onnx", purpose="export a model")
     from poster_edge.cli.export_options import Options
     from poster_edge.runtime.bundle import check_target, write_bundle
 
@@ -146,14 +158,20 @@ def command(
     )
     model = model or (None if checkpoint else "poster-nano")
     base = name or (Path(model).name if model else checkpoint.stem if checkpoint else "model")
-    folder = output or Path("runs/export") / (base if main == "fp32" else f"{base}-{main}")
+    parts = [base, *([] if main == "fp32" else [main]), *([] if format_ == "onnx" else [format_])]
+    folder = output or Path("runs/export") / "-".join(parts)
     check_target(folder, force=force)
     with tempfile.TemporaryDirectory(prefix="poster-edge-") as scratch:
-        draft, calibration = _source(
-            model, checkpoint, options, Path(scratch), name=name, random_weights=random_weights, images=images
-        )
-        if options.precisions or calib is not None:
-            draft = _lower(draft, calibration, options, Path(scratch), report)
+        if finished is not None:
+            draft = reopen_whole(finished, Path(scratch))
+        else:
+            draft, calibration = _source(
+                model, checkpoint, options, Path(scratch), name=name, random_weights=random_weights, images=images
+            )
+            if options.precisions or calib is not None:
+                draft = _lower(draft, calibration, options, Path(scratch), report)
+        if format_ in ENGINE_FORMATS:
+            draft = add_engine(draft, *plan, main, Path(scratch))
         bundle = write_bundle(folder, draft.manifest, draft.files, temperatures=draft.temperatures, force=force)
     console.message(_done(bundle))
 

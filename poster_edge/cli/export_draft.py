@@ -48,8 +48,22 @@ def reopen(bundle: Bundle, folder: Path) -> tuple[Draft, Calibration | None]:
     calibration = None
     if CALIBRATION_FILE in have:
         calibration = parse_calibration(bundle.read(CALIBRATION_FILE), str(bundle.folder / CALIBRATION_FILE))
-    manifest = replace(bundle.manifest, artefacts={}, precision="fp32", gate=None, calibration=None)
+    manifest = replace(bundle.manifest, artefacts={}, precision="fp32", gate=None, calibration=None, engines={})
     return Draft(manifest, files), calibration
+
+
+def reopen_whole(bundle: Bundle, folder: Path) -> Draft:
+    """A finished bundle, all of it, as a draft that something is to be added to.
+
+    Raises:
+        BundleError: a file is not the one that was packed.
+    """
+    have = bundle.manifest.artefacts
+    files = {name: folder / name for name in have}
+    for name, path in files.items():
+        write_atomic(path, bundle.read(name))
+    temperatures = {name: a.temperature for name, a in have.items() if a.temperature is not None}
+    return Draft(replace(bundle.manifest, artefacts={}), files, temperatures)
 
 
 def append_to_card(draft: Draft, section: str) -> None:

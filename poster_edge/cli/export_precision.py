@@ -329,6 +329,7 @@ class Lowering:
             return None  # float32 was kept: there is nothing that could have passed
         return {
             "passed": all(r.passed for r in reports.values()),
+            "fp32_islands": sorted(vars(self).get("_islands", ())),
             "models": {f: r.to_dict() for f, r in reports.items()},
         }
 

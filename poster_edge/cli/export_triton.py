@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from poster_edge.cli.export_engine import ENGINE_FORMATS, ENGINE_OPTIONS
 from poster_edge.export.triton_options import BACKENDS, KINDS, TritonOptions
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -29,7 +30,9 @@ def triton_options(command: _Command) -> _Command:
 
     options = (
         click.option(
-            "--max-batch", type=click.IntRange(1, 1024), default=16, show_default=True, help="triton: largest batch."
+            "--max-batch",
+            type=click.IntRange(1, 1024),
+            help="Largest batch [default: 16 for triton, 8 for an engine].",
         ),
         click.option(
             "--queue-delay",
@@ -68,8 +71,12 @@ def triton_options(command: _Command) -> _Command:
     return decorated
 
 
-def check_options(context: click.Context, *, triton: bool) -> None:
+def check_options(context: click.Context, form: str) -> None:
     """Refuse options that were given and would have no effect.
+
+    Args:
+        context: of the command.
+        form: value of ``--format``.
 
     Raises:
         UsageError: names them.
@@ -79,11 +86,19 @@ def check_options(context: click.Context, *, triton: bool) -> None:
     from poster_edge.errors import UsageError
 
     given = {p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE}
-    useless = given - _SHARED - set(_OWN) if triton else given & set(_OWN)
-    if useless:
-        flags = [p.opts[0] for p in context.command.params if p.name in useless]
-        verb = "takes no" if triton else "is what goes with"
-        raise UsageError(f"--format triton {verb} {', '.join(sorted(flags))}; see --help")
+
+    def flags(names: set[str]) -> str:
+        return ", ".join(sorted(p.opts[0] for p in context.command.params if p.name in names))
+
+    engine, own = {*ENGINE_OPTIONS, "max_batch"}, set(_OWN)
+    if form == "triton":
+        if useless := given - _SHARED - own:
+            raise UsageError(f"--format triton takes no {flags(useless)}; see --help")
+        return
+    if useless := given & (own - engine):
+        raise UsageError(f"--format triton is what goes with {flags(useless)}; see --help")
+    if form not in ENGINE_FORMATS and (useless := given & engine):
+        raise UsageError(f"--format {' or '.join(ENGINE_FORMATS)} is what goes with {flags(useless)}; see --help")
 
 
 def export_triton(
@@ -145,7 +160,7 @@ def export_triton(
 def _options(own: dict[str, Any], threads: int | None) -> TritonOptions:
     backend = own["triton_backend"]
     options = TritonOptions(
-        max_batch=own["max_batch"],
+        max_batch=own["max_batch"] or 16,
         queue_delay_us=own["queue_delay"],
         kind=own["triton_kind"] or ("gpu" if backend == "tensorrt" or own["triton_tensorrt"] else "cpu"),
         instances=own["instances"],

@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "train": "Train a model, landmark pre-training included.",
     "convert": "Turn a published POSTER checkpoint into safetensors.",
     "export": "Export a model to ONNX and pack a bundle.",
+    "inspect": "Show a bundle's files, layers, engines, calibration and gate.",
     "doctor": "Tell what is installed, what is missing and how to get it.",
 }
 

@@ -167,9 +167,11 @@ def check_target(folder: Path, *, force: bool) -> None:
 
 
 def _copy(source: Path, target: Path, temperature: float | None) -> Artefact:
+    target.parent.mkdir(exist_ok=True)
     shutil.copyfile(source, target)
     with target.open("rb+") as file:
         os.fsync(file.fileno())
+    sync_folder(target.parent)
     precision, placement = MODEL_FILES.get(target.name, ("", ""))
     return Artefact(sha256(target), target.stat().st_size, precision, placement, temperature)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from poster_edge.config import Preprocess
 from poster_edge.errors import InputError, UnavailableError
+from poster_edge.runtime.engine_record import EngineRecord, parse_engines
 
 SCHEMA = 2
 FILE_NAME = "manifest.json"
@@ -73,6 +74,7 @@ class Manifest:
         gate: report of the accuracy gate, or None when none was run.
         calibration: of quantisation ranges, or None.
         tools: versions of everything that made the bundle.
+        engines: file name of each TensorRT plan -> how it was built; absent from a manifest without any.
         task: what the model does.
         schema: version of this layout.
     """
@@ -92,6 +94,7 @@ class Manifest:
     gate: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     tools: dict[str, str] = field(default_factory=dict)
+    engines: dict[str, EngineRecord] = field(default_factory=dict)
     task: str = "facial-expression-recognition"
     schema: int = SCHEMA
 
@@ -102,7 +105,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """Text of ``manifest.json``."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        values = asdict(self)
+        if not self.engines:
+            del values["engines"]
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
 
 #: Value of ``Manifest.source`` for bundles without trained weights.
@@ -130,21 +136,27 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path}: {error}; export the bundle again") from error
 
 
+#: Entries that are not taken as they are.
+_PARSED = ("classes", "preprocess", "artefacts", "engines", "temperature")
+
+
 def _from_dict(values: Any) -> Manifest:
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
     if values.get("schema") != SCHEMA:
         raise ValueError(f"schema {values.get('schema')!r}, this version of poster-edge reads schema {SCHEMA}")
     known = {f.name for f in fields(Manifest)}
+    values = {"engines": {}, **values}
     if wrong := sorted(set(values) ^ known):
         raise ValueError(f"unexpected or missing entries: {', '.join(wrong)}")
     _check_types(values)
     artefacts = {name: _artefact(name, entry) for name, entry in values["artefacts"].items()}
-    rest = {k: v for k, v in values.items() if k not in ("classes", "preprocess", "artefacts", "temperature")}
+    rest = {k: v for k, v in values.items() if k not in _PARSED}
     return Manifest(
         classes=tuple(values["classes"]),
         preprocess=Preprocess.from_dict(values["preprocess"]),
         artefacts=artefacts,
+        engines=parse_engines(values["engines"], set(artefacts)),
         temperature=float(values["temperature"]),
         **rest,
     )

@@ -19,6 +19,7 @@ from poster_edge.export.engine_report import report_engine, verify_engine
 from poster_edge.export.engine_spec import EngineSpec, Profile
 from poster_edge.export.fp16 import input_range, to_fp16
 from poster_edge.export.gpu import find_gpu
+from poster_edge.export.graph_precision import graph_precision
 from poster_edge.export.tensorrt_api import RTX, TensorRt
 from poster_edge.runtime.bundle import load_bundle
 from poster_edge.vision.samples import sample_crops
@@ -59,7 +60,7 @@ Build = Callable[[str, str], BuiltEngine]
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "int8-inputs"])
-def test_every_file_builds(rtx: TensorRt, build: Build, name: str) -> None:
+def test_every_file_builds(rtx: TensorRt, build: Build, graphs: dict[str, onnx.ModelProto], name: str) -> None:
     engine = build(name, "8.6")
     precision = name.partition("-")[0]
     report = verify_engine(rtx, engine, precision)
@@ -68,6 +69,11 @@ def test_every_file_builds(rtx: TensorRt, build: Build, name: str) -> None:
     assert report.source == ("built" if find_gpu() else "parsed")
     found = report.counts()
     assert sum(found["convolution"].values()) == 43
+    # Read off the ONNX file without TensorRT: the same layer by layer.
+    expected = graph_precision(graphs[name].SerializeToString())[0]
+    assert {k: {p: sorted(n) for p, n in v.items()} for k, v in report.layers.items()} == {
+        k: {p: sorted(n) for p, n in v.items()} for k, v in expected.items()
+    }
     if precision == "int8":
         # Rank-3 convolutions and attention products stay in FP16 (see calib/qdq.py).
         assert set(found["convolution"]) == set(found["matrix product"]) == {"int8", "fp16"}

@@ -79,8 +79,9 @@ def _record(name: str, entry: Any) -> EngineRecord:
     seconds = entry["seconds"]
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not isinstance(entry["report"], dict):
         raise ValueError(f"engine {name}: 'seconds' must be a number and 'report' an object")
-    known = {key: entry[key] for key in (*_TEXTS, "seconds", "report")}
-    return EngineRecord(**known, **{k: tuple(v) for k, v in lists.items()}, profile=_profile(name, entry["profile"]))
+    values: dict[str, Any] = {key: entry[key] for key in (*_TEXTS, "seconds", "report")}
+    values |= {key: tuple(texts) for key, texts in lists.items()}
+    return EngineRecord(**values, profile=_profile(name, entry["profile"]))
 
 
 def _profile(name: str, value: Any) -> tuple[int, int, int]:

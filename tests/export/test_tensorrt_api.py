@@ -14,7 +14,7 @@ from poster_edge.export import gpu as gpus
 from poster_edge.export.engine_key import EngineKey, engine_key
 from poster_edge.export.engine_spec import EngineSpec, Profile
 from poster_edge.export.gpu import Gpu, find_gpu, visible_gpus
-from poster_edge.export.tensorrt_api import RTX, TENSORRT, TensorRt, TensorRtModule, load
+from poster_edge.export.tensorrt_api import RTX, TENSORRT, TensorRt, load
 
 ORIN = Gpu(0, "Orin", "8.7", "12.6", "540.4.0")
 
@@ -33,12 +33,6 @@ def install(folder: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     package.mkdir()
     (package / "__init__.py").write_text(source)
     monkeypatch.syspath_prepend(str(folder))
-
-
-def test_every_name_of_the_module_is_in_rtx(rtx: TensorRt) -> None:
-    names = [n for n in TensorRtModule.__annotations__ if not n.startswith("_")]
-    assert len(names) > 10
-    assert [n for n in [*names, "nptype"] if not hasattr(rtx.module, n)] == []
 
 
 def test_loads_once_with_one_logger(rtx: TensorRt) -> None:

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8-in
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
 PROFILE = Profile(1, 4, 16)
 MODELS = (*zoo_names(), "poster-t", "poster-s", "poster")
+_TEXT = re.compile(rb"[\x20-\x7e\t\n]{64,}")
 COLUMNS = (
     "model",
     "precision",
@@ -45,6 +47,8 @@ COLUMNS = (
     "cpu_s",
     "onnx_mb",
     "plan_mb",
+    "kernel_text_mb",
+    "kernels",
     "peak_rss_mb",
     "convolutions",
     "matrix_products",
@@ -87,6 +91,9 @@ def build(onnx: Path, capability: str) -> dict[str, Any]:
         "build_s": round(engine.seconds, 1),
         "cpu_s": round(times.user + times.system, 1),
         "plan_mb": round(len(engine.plan) / 1e6, 2),
+        # A plan holds the CUDA source of its kernels, compiled where it runs; weights hardly ever look like text.
+        "kernel_text_mb": round(sum(map(len, _TEXT.findall(engine.plan))) / 1e6, 2),
+        "kernels": engine.plan.count(b"__global__"),
         "peak_rss_mb": round(engine.peak_rss_mb),
         "convolutions": counts.get("convolution", ""),
         "matrix_products": counts.get("matrix product", ""),
@@ -170,13 +177,13 @@ def main() -> None:
 
 def fill(folder: Path, model: str, precision: str, capability: str, version: str) -> None:
     """One row, unless it is there for the same graph and version."""
-    rows, key = read_table(), (model, precision, capability)
+    key = (model, precision, capability)
     onnx = hashlib.sha256((folder / FILES[precision]).read_bytes()).hexdigest()
-    old = rows.get(key, {})
+    old = read_table().get(key, {})
     if old.get("onnx_sha256") == onnx and old.get("tensorrt_rtx") == version:
         return
     made = row(folder, model, precision, capability)
-    write_table({**rows, key: made})
+    write_table({**read_table(), key: made})
     print(*key, made.get("build_s", made["refused"]), flush=True)
 
 

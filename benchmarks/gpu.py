@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from poster_edge.kernels.attention import attention, attention_reference  # noqa: E402
+from poster_edge.models.build import build_network  # noqa: E402
 from poster_edge.models.config import CONFIGS  # noqa: E402
-from poster_edge.models.poster import Poster  # noqa: E402
 
 #: Largest relative L2 error of the logits against float64 on the CPU.
 BARS = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
@@ -73,7 +73,7 @@ def check(device: str, names: list[str]) -> list[dict[str, Any]]:
             rows.append({"what": f"attention {shape}", "precision": name, "error": error, "ok": error <= BARS[name]})
     for model_name in names:
         torch.manual_seed(0)
-        model = Poster(CONFIGS[model_name]).eval()
+        model = build_network(CONFIGS[model_name]).eval()
         x = torch.randn(2, 3, model.config.input_size, model.config.input_size)
         with torch.no_grad():
             expected = model.double()(x.double())
@@ -119,7 +119,7 @@ def bench(device: str, names: list[str], batches: list[int], *, compiled: bool) 
     rows = []
     for name in names:
         for precision in ("fp32",) if device == "cpu" else ("fp32", "fp16"):
-            model = Poster(CONFIGS[name]).eval().to(device, DTYPES[precision])
+            model = build_network(CONFIGS[name]).eval().to(device, DTYPES[precision])
             for batch in batches:
                 side = model.config.input_size
                 x = torch.randn(batch, 3, side, side, device=device, dtype=DTYPES[precision])

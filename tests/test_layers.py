@@ -13,10 +13,13 @@ LAYERS = ["base", "kernels", "models", "data", "train", "export", "calib", "runt
 BASE = {"__init__", "config", "errors", "files", "labels", "optional"}
 NO_TORCH = {"base", "data", "runtime", "vision", "pipeline"}
 NO_TORCH_FILES = {
+    "models/base_config.py",
     "models/config.py",
+    "models/poster_config.py",
     "models/registry.py",
     "models/resnet_config.py",
     "train/metrics.py",
+    "train/recipe.py",
     "calib/temperature.py",
     "export/card.py",
     "export/engine.py",

@@ -33,7 +33,8 @@ def command(*, checkpoint: Path, dataset: str, output: Path, force: bool) -> Non
     for package in ("torch", "safetensors"):
         require(package, purpose="convert a checkpoint")
     from poster_edge.models.checkpoint import save_checkpoint
-    from poster_edge.models.official import live_parameters, load_official
+    from poster_edge.models.network import live_parameters
+    from poster_edge.models.official import load_official
 
     if output.suffix != ".safetensors":
         raise UsageError(f"-o {output}: expected a file name that ends in .safetensors")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from poster_edge.export.onnx import INPUT, OPSET, OUTPUT, export_onnx
 from poster_edge.export.validate import Comparison, compare
 from poster_edge.files import write_atomic
 from poster_edge.labels import LABEL_SETS
+from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import ModelInfo, load_model, save_checkpoint
 from poster_edge.models.config import model_config
-from poster_edge.models.official import live_parameters, official_preprocess
-from poster_edge.models.poster import Poster
+from poster_edge.models.network import Network, live_parameters
 from poster_edge.models.registry import REGISTRY
 from poster_edge.runtime.bundle import MODEL_FILE, WEIGHTS_FILE, load_bundle, zoo_names
 from poster_edge.runtime.manifest import RANDOM_WEIGHTS, Manifest
@@ -39,7 +38,7 @@ TOLERANCE = 1e-4
 _MAX_PACKED_WEIGHTS = 16 << 20
 
 
-def load_source(model: str | None, checkpoint: Path | None, *, random_weights: bool) -> tuple[Poster, ModelInfo]:
+def load_source(model: str | None, checkpoint: Path | None, *, random_weights: bool) -> tuple[Network, ModelInfo]:
     """The network and its conventions, from a checkpoint, a packaged model or thin air.
 
     Raises:
@@ -53,9 +52,9 @@ def load_source(model: str | None, checkpoint: Path | None, *, random_weights: b
     if random_weights:
         labels = LABEL_SETS[REGISTRY[model].trained_on]
         torch.manual_seed(0)
-        preprocess = replace(official_preprocess(labels), size=config.input_size)
-        info = ModelInfo(model, labels.classes, preprocess, labels.name, source=RANDOM_WEIGHTS)
-        return Poster(config).eval(), info
+        config = model_config(model, num_classes=len(labels.classes))
+        info = ModelInfo(model, labels.classes, config.preprocess(labels), labels.name, source=RANDOM_WEIGHTS)
+        return build_network(config).eval(), info
     if model not in zoo_names():
         raise UnavailableError(
             f"{model} comes without weights; pass --checkpoint with a converted published file "
@@ -84,7 +83,7 @@ def comparison_inputs(preprocess: Preprocess, data: Path | None, count: int) -> 
 
 
 def trace(
-    network: Poster, info: ModelInfo, batches: list[NDArray[np.float32]], folder: Path, *, name: str
+    network: Network, info: ModelInfo, batches: list[NDArray[np.float32]], folder: Path, *, name: str
 ) -> tuple[Draft, Comparison]:
     """Export to ONNX, compare with PyTorch, and lay out what goes into the bundle.
 
@@ -127,7 +126,7 @@ def trace(
     return Draft(manifest, files), parity
 
 
-def _torch_model(network: Poster) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
+def _torch_model(network: Network) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
     def run(batch: NDArray[np.float32]) -> NDArray[Any]:
         with torch.no_grad():
             return network(torch.from_numpy(batch)).numpy()
@@ -140,10 +139,10 @@ def _onnx_model(path: Path) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
     return lambda batch: np.asarray(session.run([OUTPUT], {INPUT: batch})[0])
 
 
-def _facts(network: Poster, info: ModelInfo, parity: Comparison) -> dict[str, str]:
+def _facts(network: Network, info: ModelInfo, parity: Comparison) -> dict[str, str]:
     config, facts = network.config, REGISTRY[info.model]
     return {
-        "network": f"{info.model}: {facts.description}, {config.tokens} tokens",
+        "network": f"{info.model}: {config.description}",
         "input": f"float32 (N, 3, {config.input_size}, {config.input_size}), {info.preprocess.colour}",
         "output": f"logits (N, {len(info.classes)}); temperature {info.temperature:.3f}",
         "parameters used": f"{live_parameters(network):,}",

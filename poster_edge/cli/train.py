@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,10 @@ from poster_edge.cli.options import data_options
 
 if TYPE_CHECKING:
     from poster_edge.train.loop import Device
+    from poster_edge.train.recipe import Recipe
+
+#: Shown for options whose default depends on the model.
+_RECIPE = "[default: the model's recipe]"
 
 
 @click.command(name="train")
@@ -23,22 +28,28 @@ if TYPE_CHECKING:
     show_default=True,
     help="What FERPlus' votes become: one class, or a distribution to learn.",
 )
-@click.option("--landmarks", type=click.Path(path_type=Path), help=".npz of 68 landmarks per row of --data.")
+@click.option("--landmarks", type=click.Path(path_type=Path), help=".npz of 68 landmarks per row; POSTER only.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder [default: runs/train/MODEL].")
 @click.option("--init", type=click.Path(path_type=Path), help="Start from a .safetensors of the same model.")
-@click.option("--epochs", default=40, show_default=True, help="Epochs of expression training.")
+@click.option("--epochs", type=int, help=f"Epochs of expression training. {_RECIPE}")
 @click.option("--landmark-epochs", default=8, show_default=True, help="Epochs of landmark pre-training.")
-@click.option("--batch", default=64, show_default=True, help="Images per step.")
-@click.option("--lr", default=1.5e-3, show_default=True, help="Peak learning rate.")
-@click.option("--warmup", default=2.0, show_default=True, help="Epochs over which the learning rate rises.")
+@click.option("--batch", type=int, help=f"Images per step. {_RECIPE}")
+@click.option("--lr", type=float, help=f"Peak learning rate. {_RECIPE}")
+@click.option("--warmup", type=float, help=f"Epochs over which the learning rate rises. {_RECIPE}")
+@click.option("--optimizer", type=click.Choice(["adamw", "adam"]), help=f"What takes the steps. {_RECIPE}")
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "plateau"]),
+    help=f"How the learning rate falls: along a cosine, or when the validation loss stops falling. {_RECIPE}",
+)
+@click.option("--weight-decay", type=float, help=f"Pull of weights towards 0. {_RECIPE}")
+@click.option("--label-smoothing", type=float, help=f"Share of a target spread over all classes. {_RECIPE}")
 @click.option(
     "--augmentation",
     type=click.Choice(["standard", "strong"]),
-    default="standard",
-    show_default=True,
-    help="standard learns fast; strong holds off overfitting in long runs.",
+    help=f"standard learns fast; strong holds off overfitting in long runs. {_RECIPE}",
 )
-@click.option("--mixup", default=0.0, show_default=True, help="Blend image pairs, shares from Beta(A, A); 0: never.")
+@click.option("--mixup", type=float, help=f"Blend image pairs, shares from Beta(A, A); 0: never. {_RECIPE}")
 @click.option("--teacher", type=click.Path(path_type=Path), help="A .safetensors whose opinion joins the labels.")
 @click.option("--teacher-weight", default=0.3, show_default=True, help="Its share of the targets.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
@@ -61,13 +72,17 @@ def command(
     landmarks: Path | None,
     output: Path | None,
     init: Path | None,
-    epochs: int,
+    epochs: int | None,
     landmark_epochs: int,
-    batch: int,
-    lr: float,
-    warmup: float,
-    augmentation: str,
-    mixup: float,
+    batch: int | None,
+    lr: float | None,
+    warmup: float | None,
+    optimizer: str | None,
+    schedule: str | None,
+    weight_decay: float | None,
+    label_smoothing: float | None,
+    augmentation: str | None,
+    mixup: float | None,
     teacher: Path | None,
     teacher_weight: float,
     seed: int,
@@ -80,6 +95,7 @@ def command(
 
     Where --data has a validation split, that split selects the epoch; otherwise a tenth of each
     class is held out. Training images whose pixels equal a held-out image's are dropped.
+    Each network has a recipe of its own; the options below change it.
     """
     from poster_edge.cli import console
     from poster_edge.cli.train_report import ConsoleReporter
@@ -89,10 +105,26 @@ def command(
         require(package, purpose="train a model")
     from poster_edge.calib.temperature import fit_temperature
     from poster_edge.data.faces import load_faces
+    from poster_edge.models.config import model_config
     from poster_edge.train.landmarks import load_landmarks
-    from poster_edge.train.recipe import AUGMENTATIONS, Recipe
+    from poster_edge.train.recipe import AUGMENTATIONS, recipe_for
     from poster_edge.train.run import TrainingRun
 
+    recipe = _changed(
+        recipe_for(model_config(model)),
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        warmup=warmup,
+        optimizer=optimizer,
+        schedule=schedule,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        mixup=mixup,
+        teacher_weight=teacher_weight if teacher else 0.0,
+        augmentation=AUGMENTATIONS[augmentation] if augmentation else None,
+    )
     faces = load_faces(data, dataset=dataset, targets=targets)
     points = load_landmarks(landmarks, faces) if landmarks else None
     folder = output or Path("runs/train") / model
@@ -102,16 +134,7 @@ def command(
             model,
             faces,
             points,
-            recipe=Recipe(
-                epochs=epochs,
-                batch=batch,
-                lr=lr,
-                seed=seed,
-                warmup=min(warmup, epochs),
-                mixup=mixup,
-                teacher_weight=teacher_weight if teacher else 0.0,
-                augmentation=AUGMENTATIONS[augmentation],
-            ),
+            recipe=recipe,
             landmark_epochs=landmark_epochs,
             device=_device(device, precision),
             reporter=reporter,
@@ -129,6 +152,12 @@ def command(
         f"best epoch {summary['epoch']}: {whole['accuracy']:.2%} of {whole['count']} validation images "
         f"({alone['accuracy']:.2%} without {summary['validation_twins']} twins)\n{folder / 'best.safetensors'}"
     )
+
+
+def _changed(recipe: Recipe, **options: Any) -> Recipe:
+    """A recipe with the options that were given; a warm-up ends with the run at the latest."""
+    recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
+    return replace(recipe, warmup=min(recipe.warmup, recipe.epochs))
 
 
 def _device(name: str, precision: str) -> Device:

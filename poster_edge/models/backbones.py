@@ -6,10 +6,12 @@ Sources: Deng et al., "ArcFace" (2019), section 3.1 (IR units); Chen et al., "Mo
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from poster_edge.models.config import IRConfig, LandmarkConfig
 from poster_edge.models.layers import activation
+from poster_edge.models.network import LandmarkNetwork
+from poster_edge.models.poster_config import IRConfig, LandmarkConfig
 
 LANDMARKS = 68
 
@@ -135,7 +137,7 @@ class LandmarkHead(nn.Module):
         return self.bn(self.linear(self.conv_6_dw(x).flatten(1)))
 
 
-class MobileFaceNet(nn.Module):
+class MobileFaceNet(LandmarkNetwork):
     """Landmark stream: (B, 3, S, S) -> (B, W, g, g); its head predicts 68 points.
 
     Args:
@@ -171,3 +173,11 @@ class MobileFaceNet(nn.Module):
         """Predicted points (B, 68, 2), x and y as fractions of the input (0..1 inside it)."""
         # B x 136 -> B x 68 x 2
         return self.output_layer(self(x)).reshape(-1, LANDMARKS, 2)
+
+    @torch.no_grad()
+    def start_at(self, points: Tensor) -> None:
+        """Let the head's final BatchNorm begin at the mean face, which saves the first epochs."""
+        # n x 68 x 2 -> n x 136
+        flat = points.reshape(len(points), -1)
+        self.output_layer.bn.bias.copy_(flat.mean(dim=0))
+        self.output_layer.bn.weight.copy_(flat.std(dim=0))

@@ -19,8 +19,9 @@ from torch import Tensor
 from poster_edge.config import Preprocess
 from poster_edge.errors import InputError
 from poster_edge.files import atomic_path, sha256
+from poster_edge.models.build import build_network
 from poster_edge.models.config import model_config
-from poster_edge.models.poster import Poster
+from poster_edge.models.network import Network
 
 FORMAT = "poster-edge/1"
 
@@ -127,14 +128,14 @@ def strict_load(model: torch.nn.Module, state: dict[str, Tensor], source: str) -
     model.load_state_dict(state)
 
 
-def load_model(path: Path) -> tuple[Poster, ModelInfo]:
+def load_model(path: Path) -> tuple[Network, ModelInfo]:
     """Build the model that a checkpoint of this project describes, in evaluation mode.
 
     Raises:
         InputError: see :func:`read_checkpoint` and :func:`strict_load`.
     """
     state, info = read_checkpoint(path)
-    model = Poster(model_config(info.model, num_classes=len(info.classes)))
+    model = build_network(model_config(info.model, num_classes=len(info.classes)))
     strict_load(model, state, str(path))
     return model.eval(), info
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from poster_edge.kernels.attention import attention
-from poster_edge.models.config import PosterConfig
 from poster_edge.models.fused import fused_readout
 from poster_edge.models.layers import MLP, DropPath
+from poster_edge.models.poster_config import PosterConfig
 
 LN_EPS = 1e-6
 LEVEL_NAMES = ("l", "m", "s", "x")

@@ -9,21 +9,18 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from poster_edge.config import Preprocess
 from poster_edge.errors import InputError, UsageError
 from poster_edge.labels import LabelSet
 from poster_edge.models.checkpoint import ModelInfo, describe_source, strict_load
-from poster_edge.models.config import CONFIGS, PosterConfig, model_config
 from poster_edge.models.poster import Poster
-
-#: Entries that exist in published files but never run (12,944,144 parameters).
-DEAD_PREFIXES = ("ir_back.output_layer.", "face_landback.output_layer.", "pyramid_fuse.cls_token")
+from poster_edge.models.poster_config import POSTER_CONFIGS, PosterConfig
 
 _STAGE = re.compile(r"pyramid_fuse\.blocks\.(\d+)\.")
 _CONTAINERS = ("model_state_dict", "state_dict", "model")
@@ -61,10 +58,10 @@ def recognise(state: dict[str, Tensor], source: str) -> PosterConfig:
         raise InputError(f"{source}: no POSTER checkpoint (needs pyramid_fuse.blocks.N and head.linear.weight)")
     depth = max(stages) + 1
     mix = any(".conv." in k and k.startswith("pyramid_fuse.blocks.") for k in state)
-    published = [c for c in CONFIGS.values() if c.input_size == 224]
+    published = [c for c in POSTER_CONFIGS if c.input_size == 224]
     for config in published:
         if (config.depth, config.mix) == (depth, mix):
-            return model_config(config.variant, num_classes=head.shape[0])
+            return replace(config, num_classes=head.shape[0])
     known = ", ".join(f"{c.variant} ({c.depth})" for c in published)
     raise InputError(f"{source}: depth {depth} is none of the published ones: {known}")
 
@@ -91,25 +88,10 @@ def load_official(path: Path, labels: LabelSet) -> tuple[Poster, ModelInfo]:
     return model.eval(), ModelInfo(
         model=config.variant,
         classes=labels.classes,
-        preprocess=official_preprocess(labels),
+        preprocess=config.preprocess(labels),
         dataset=labels.name,
         source=describe_source(path),
     )
-
-
-def official_preprocess(labels: LabelSet) -> Preprocess:
-    """Preprocessing of the published POSTER for one data set.
-
-    The mean and standard deviation are applied in channel-index order whatever the colour order, as
-    the authors' loaders do.  The crop margin is ours: the data sets come aligned.
-    """
-    colour = "rgb" if labels.colour == "gray" else labels.colour
-    return Preprocess(size=224, colour=colour, interpolation="linear")
-
-
-def live_parameters(model: Poster) -> int:
-    """Number of parameters that take part in a forward pass."""
-    return sum(p.numel() for n, p in model.named_parameters() if not n.startswith(DEAD_PREFIXES))
 
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:

@@ -9,13 +9,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from poster_edge.models.backbones import IRNet, MobileFaceNet
-from poster_edge.models.config import PosterConfig
 from poster_edge.models.fusion import PyramidFusion
 from poster_edge.models.layers import ClassificationHead, SEBlock
+from poster_edge.models.network import Network
+from poster_edge.models.poster_config import PosterConfig
 
 
-class Poster(nn.Module):
+class Poster(Network):
     """The network of one :class:`PosterConfig`: (B, 3, S, S) normalised image -> (B, C) logits."""
+
+    config: PosterConfig
+    #: Entries that exist in published files but never run (12,944,144 parameters).
+    dead_prefixes = ("ir_back.output_layer.", "face_landback.output_layer.", "pyramid_fuse.cls_token")
 
     def __init__(self, config: PosterConfig) -> None:
         super().__init__()
@@ -58,6 +63,11 @@ class Poster(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+    @property
+    def landmark_stream(self) -> MobileFaceNet:
+        """The part that finds the 68 points."""
+        return self.face_landback
 
     def freeze_landmarks(self, *, batch_norm: bool) -> None:
         """Stop training the landmark stream.

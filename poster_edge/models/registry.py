@@ -41,9 +41,8 @@ class ModelFacts:
 
     @property
     def description(self) -> str:
-        """Depth and pyramid widths."""
-        config = CONFIGS[self.name]
-        return f"depth {config.depth}, {'/'.join(map(str, config.dims))} wide"
+        """The shape of the network in a few words."""
+        return CONFIGS[self.name].description
 
 
 _PUBLISHED = "published .pth"

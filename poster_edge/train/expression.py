@@ -1,4 +1,4 @@
-"""Expression training on frozen landmarks, and evaluation on a validation split."""
+"""Expression training, on frozen landmarks where the network has them, and evaluation on a validation split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from poster_edge.models.poster import Poster
+from poster_edge.models.network import Network, WithLandmarks
 from poster_edge.train.augment import appearance, random_affine, warp
 from poster_edge.train.loop import Device, Loop
 from poster_edge.train.targets import mixup
@@ -18,7 +18,7 @@ from poster_edge.train.targets import mixup
 
 def train_epoch(
     loop: Loop,
-    model: Poster,
+    model: Network,
     images: Tensor,
     targets: Tensor,
     indices: Tensor,
@@ -27,7 +27,8 @@ def train_epoch(
 ) -> float:
     """One epoch over ``indices``; images (N, K, S, S) uint8, targets (N, C); returns the mean loss."""
     model.train()
-    model.freeze_landmarks(batch_norm=True)
+    if isinstance(model, WithLandmarks):
+        model.freeze_landmarks(batch_norm=True)
     generator = loop.generator()
     recipe = loop.recipe
     steps = max(len(indices) // recipe.batch, 1)
@@ -51,7 +52,7 @@ def train_epoch(
 
 @torch.no_grad()
 def predict(
-    model: Poster, images: Tensor, normalise: Callable[[Tensor], Tensor], device: Device, *, batch: int = 256
+    model: Network, images: Tensor, normalise: Callable[[Tensor], Tensor], device: Device, *, batch: int = 256
 ) -> NDArray[np.float32]:
     """Logits (N, C) in float32 for images (N, K, S, S) uint8."""
     model.eval()

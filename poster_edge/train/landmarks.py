@@ -1,4 +1,4 @@
-"""Pre-training of the landmark stream: MobileFaceNet learns 68 points and is then frozen.
+"""Pre-training of a landmark stream: it learns 68 points and is then frozen.
 
 Loss: mean absolute error over the face's size, on faces whose pseudo-landmarks are trusted.
 """
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from poster_edge.data.faces import FaceSet
 from poster_edge.errors import InputError
-from poster_edge.models.backbones import LANDMARKS, MobileFaceNet
+from poster_edge.models.backbones import LANDMARKS
+from poster_edge.models.network import LandmarkNetwork
 from poster_edge.train.augment import appearance, random_affine, warp, warp_points
 from poster_edge.train.loop import Device, Loop
 
@@ -70,7 +71,7 @@ def point_error(predicted: Tensor, target: Tensor) -> Tensor:
 
 def train_epoch(
     loop: Loop,
-    network: MobileFaceNet,
+    network: LandmarkNetwork,
     images: Tensor,
     landmarks: Tensor,
     indices: Tensor,
@@ -100,7 +101,7 @@ def train_epoch(
 
 @torch.no_grad()
 def validate(
-    network: MobileFaceNet, images: Tensor, landmarks: Tensor, normalise: Callable[[Tensor], Tensor], device: Device
+    network: LandmarkNetwork, images: Tensor, landmarks: Tensor, normalise: Callable[[Tensor], Tensor], device: Device
 ) -> dict[str, float]:
     """Point errors over face size on unchanged faces: mean, median and 90th percentile."""
     network.eval()

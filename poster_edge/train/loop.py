@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from poster_edge.errors import InputError, PosterEdgeError
 from poster_edge.files import atomic_path
 from poster_edge.train.ema import AveragedState
+from poster_edge.train.plateau import Plateau
 from poster_edge.train.recipe import Recipe, learning_rate
 
+_NOT_DECAYED = ("pos_embed", "cls_token")
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -51,19 +53,26 @@ class Device:
 
 @dataclass
 class Progress:
-    """What a resumed run needs beside weights: epochs done, history, best epoch so far."""
+    """What a resumed run needs beside weights: epochs done, history, best epoch so far, falls of the rate."""
 
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
+    plateau: Plateau = field(default_factory=Plateau)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters; vectors (norms, biases, slopes) and position codes are not decayed."""
+    """Trainable parameters; vectors (norms, biases, slopes) and tokens and position codes are not decayed."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    plain = [p for n, p in named if p.ndim < 2 or n.endswith("pos_embed")]
-    decayed = [p for n, p in named if not (p.ndim < 2 or n.endswith("pos_embed"))]
+    plain = [p for n, p in named if p.ndim < 2 or n.endswith(_NOT_DECAYED)]
+    decayed = [p for n, p in named if not (p.ndim < 2 or n.endswith(_NOT_DECAYED))]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+}
 
 
 class Loop:
@@ -73,7 +82,7 @@ class Loop:
         self.model = model
         self.recipe = recipe
         self.device = device
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
+        self.optimizer = _OPTIMIZERS[recipe.optimizer](parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
         self.average = AveragedState(model, recipe.ema_decay)
         self.progress = Progress()
 
@@ -96,7 +105,7 @@ class Loop:
         Raises:
             PosterEdgeError: the loss is not finite; the last saved state is still good.
         """
-        lr = learning_rate(self.recipe, progress)
+        lr = learning_rate(self.recipe, progress, falls=self.progress.plateau.falls)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with self.device.precision():
@@ -123,6 +132,7 @@ class Loop:
             "epoch": self.progress.epoch,
             "history": self.progress.history,
             "best": self.progress.best,
+            "plateau": self.progress.plateau.to_dict(),
         }
         with atomic_path(path) as temporary:
             torch.save(state, temporary)
@@ -139,7 +149,9 @@ class Loop:
             self.optimizer.load_state_dict(state["optimizer"])
             self.average.state = state["average"]
             self.average.updates = state["updates"]
-            self.progress = Progress(state["epoch"], state["history"], state["best"])
+            # A state of before there was a plateau schedule has none.
+            plateau = Plateau(**state.get("plateau", {}))
+            self.progress = Progress(state["epoch"], state["history"], state["best"], plateau)
         except (OSError, RuntimeError, LookupError, ValueError, EOFError, pickle.UnpicklingError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(f"cannot resume from {path}: {reason}; remove it to train that part again") from error

@@ -1,4 +1,4 @@
-"""Training recipes: every number that shapes a run, frozen and stored with its results."""
+"""Training recipes: every choice that shapes a run, frozen and stored with its results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import math
 from dataclasses import dataclass
 
 from poster_edge.errors import UsageError
+from poster_edge.models.base_config import ModelConfig
+from poster_edge.models.poster_config import PosterConfig
+
+OPTIMIZERS = ("adamw", "adam")
+SCHEDULES = ("cosine", "plateau")
 
 
 @dataclass(frozen=True)
@@ -40,21 +45,27 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Expression training with AdamW, cosine schedule, label smoothing and averaged weights.
+    """Training with one optimiser, one schedule, label smoothing and averaged weights.
+
+    The defaults are this project's own; :data:`RECIPES` has those of each network.
 
     Attributes:
         epochs: passes over the training split.
         warmup: epochs of linear warm-up.
         batch: images per step.
         lr: peak learning rate.
-        weight_decay: on matrices and kernels only.
+        weight_decay: on matrices and kernels only; "adam" adds it to the gradient.
         label_smoothing: share of the target spread over all classes.
-        ema_decay: of the averaged weights, which are what is evaluated and kept.
+        ema_decay: of the averaged weights, which are what is evaluated and kept; 0: the latest weights.
         clip: largest global gradient norm.
         mixup: alpha of the Beta distribution that image pairs are blended by; 0: no blending.
         teacher_weight: share of the target that a teacher's opinion has, where there is one.
         seed: of initialisation, order and augmentation.
         augmentation: see :class:`Augmentation`.
+        optimizer: "adamw" or "adam".
+        schedule: "cosine", or "plateau": the rate falls when the validation loss stops falling.
+        patience: "plateau" only: epochs without a better loss that are let pass.
+        factor: "plateau" only: what the rate is then multiplied by.
     """
 
     epochs: int = 40
@@ -69,10 +80,21 @@ class Recipe:
     teacher_weight: float = 0.0
     seed: int = 0
     augmentation: Augmentation = Augmentation()
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    patience: int = 5
+    factor: float = 0.1
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or self.lr <= 0:
             raise UsageError("training needs at least 1 epoch, a batch of 2 and a learning rate above 0")
+        if self.optimizer not in OPTIMIZERS or self.schedule not in SCHEDULES:
+            raise UsageError(
+                f"optimiser '{self.optimizer}', schedule '{self.schedule}': expected one of {', '.join(OPTIMIZERS)} "
+                f"and one of {', '.join(SCHEDULES)}"
+            )
+        if self.weight_decay < 0 or not 0 <= self.label_smoothing < 1:
+            raise UsageError("the weight decay must be 0 or more, the label smoothing from 0 to below 1")
         if self.mixup < 0 or not 0 <= self.teacher_weight <= 1:
             raise UsageError("mixup must be 0 or more, the teacher's weight between 0 and 1")
 
@@ -90,9 +112,28 @@ LANDMARK_RECIPE = Recipe(
 )
 
 
-def learning_rate(recipe: Recipe, progress: float) -> float:
-    """Learning rate after ``progress`` epochs: linear warm-up, then a half cosine to 1 % of the peak."""
+#: What 'poster-edge train' takes unless told otherwise, by the type of the network's configuration.
+RECIPES: dict[type[ModelConfig], Recipe] = {PosterConfig: Recipe()}
+
+
+def recipe_for(config: ModelConfig) -> Recipe:
+    """The default recipe of a network."""
+    return RECIPES[type(config)]
+
+
+def learning_rate(recipe: Recipe, progress: float, *, falls: int = 0) -> float:
+    """Learning rate after ``progress`` epochs.
+
+    Linear warm-up; then a half cosine to 1 % of the peak, or, for "plateau", steps.
+
+    Args:
+        recipe: shapes the schedule.
+        progress: epochs done, with a fraction.
+        falls: "plateau" only: how often the rate has fallen so far.
+    """
     if progress < recipe.warmup:
         return recipe.lr * max(progress / recipe.warmup, 0.01)
+    if recipe.schedule == "plateau":
+        return recipe.lr * recipe.factor**falls
     share = (progress - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9)
     return recipe.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))

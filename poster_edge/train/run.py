@@ -27,10 +27,10 @@ from poster_edge.data.split import split_faces
 from poster_edge.errors import UsageError
 from poster_edge.files import sweep, write_atomic
 from poster_edge.labels import LABEL_SETS, Framing
-from poster_edge.models.backbones import MobileFaceNet
+from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import ModelInfo, describe_source, load_model, save_checkpoint
 from poster_edge.models.config import model_config
-from poster_edge.models.poster import Poster
+from poster_edge.models.network import LandmarkNetwork, WithLandmarks
 from poster_edge.train import expression, landmarks, targets
 from poster_edge.train.loop import Device, Loop
 from poster_edge.train.metrics import Metrics, evaluate
@@ -62,7 +62,7 @@ class TrainingRun:
         model_name: configuration, see ``poster-edge models``.
         faces: labelled images.
         points: landmarks of the same rows, or None to train without landmark pre-training.
-        recipe: of the expression training.
+        recipe: of the expression training; see :func:`poster_edge.train.recipe.recipe_for`.
         landmark_epochs: epochs of landmark pre-training.
         device: where to compute.
         reporter: told about progress.
@@ -71,7 +71,8 @@ class TrainingRun:
             ``recipe.teacher_weight``.
 
     Raises:
-        UsageError: ``init`` is of another model, or ``init`` or ``teacher`` has other classes.
+        UsageError: ``init`` is of another model, ``init`` or ``teacher`` has other classes, or there are points but
+            the network has no landmark stream.
     """
 
     def __init__(
@@ -95,7 +96,9 @@ class TrainingRun:
         torch.manual_seed(recipe.seed)
         torch.set_flush_denormal(True)
         config = model_config(model_name, num_classes=len(faces.classes))
-        self.model = device.place(Poster(config))
+        self.model = device.place(build_network(config))
+        if points is not None and self.landmark_stream is None:
+            raise UsageError(f"{model_name} has no landmark stream: it trains without --landmarks")
         self.init, self.teacher = init, teacher
         if init is not None:
             self._start_from(init)
@@ -103,6 +106,11 @@ class TrainingRun:
         self.split = split_faces(faces, seed=recipe.seed)
         self.images = torch.from_numpy(faces.squares(np.arange(len(faces)), config.input_size, self.preprocess.colour))
         self.labels = torch.from_numpy(faces.labels)
+
+    @property
+    def landmark_stream(self) -> LandmarkNetwork | None:
+        """The part of the network that is trained to find points first, where it has one."""
+        return self.model.landmark_stream if isinstance(self.model, WithLandmarks) else None
 
     def start(self, *, resume: bool) -> None:
         """Prepare the folder.
@@ -126,6 +134,10 @@ class TrainingRun:
             raise UsageError(f"nothing to resume in {self.folder}")
         began = json.loads(config.read_text())
         self.schedule_changes = began.pop("schedule_changes", [])
+        # Options that are newer than the run were what their defaults are now.
+        for part in ("recipe", "landmark_recipe"):
+            if part in began:
+                began[part] = {**_plain(Recipe()), **began[part]}
         old, new = began["recipe"].pop("epochs"), wanted["recipe"]["epochs"]
         if began != {**wanted, "recipe": {k: v for k, v in wanted["recipe"].items() if k != "epochs"}}:
             raise UsageError(f"{config} was started with other options; repeat them or choose another -o")
@@ -148,7 +160,7 @@ class TrainingRun:
             "validation_images": len(self.split.validation),
             "validation_twins": int(self.split.twins.sum()),
             "landmarks": self.points is not None,
-            "landmark_recipe": asdict(self.landmark_recipe),
+            **({"landmark_recipe": asdict(self.landmark_recipe)} if self.landmark_stream is not None else {}),
             "recipe": asdict(self.recipe),
             "precision": "bf16" if self.device.autocast else "fp32",
         }
@@ -185,15 +197,15 @@ class TrainingRun:
 
     def train_landmarks(self) -> dict[str, float]:
         """Pre-train the landmark stream; returns its validation errors over face size."""
-        if self.points is None or self.init is not None:
+        network = self.landmark_stream
+        if network is None or self.points is None or self.init is not None:
             return {}
-        network = self.model.face_landback
         loop = Loop(network, self.landmark_recipe, self.device)
         points = torch.from_numpy(self.points.points)
         trusted = self.points.trusted
         train = torch.from_numpy(self.split.train[trusted[self.split.train]])
         held = torch.from_numpy(self.split.validation[trusted[self.split.validation]])
-        _start_at_mean_shape(network, points[train])
+        network.start_at(points[train])
         state = self.folder / "landmarks.pt"
         if state.is_file():
             loop.resume(state)
@@ -206,15 +218,16 @@ class TrainingRun:
         return landmarks.validate(network, self.images[held], points[held], self.normalise, self.device)
 
     def train_expression(self, *, stop_after_s: float | None = None) -> bool:
-        """Train the whole network on frozen landmarks; returns False when time ran out before the end."""
+        """Train the whole network, a landmark stream frozen; returns False when time ran out before the end."""
         deadline = None if stop_after_s is None else time.monotonic() + stop_after_s
-        self.model.freeze_landmarks(batch_norm=True)
+        if isinstance(self.model, WithLandmarks):
+            self.model.freeze_landmarks(batch_norm=True)
         loop = Loop(self.model, self.recipe, self.device)
         state = self.folder / "last.pt"
         if state.is_file():
             loop.resume(state)
         train, held = torch.from_numpy(self.split.train), torch.from_numpy(self.split.validation)
-        averaged = self.device.place(Poster(self.model.config))
+        averaged = self.device.place(build_network(self.model.config))
         table = self._targets(train)
         self.reporter.start(
             "expression", (loop.recipe.epochs - loop.progress.epoch) * (len(train) // loop.recipe.batch)
@@ -233,6 +246,7 @@ class TrainingRun:
             if metrics.accuracy > loop.progress.best.get("accuracy", -1.0):
                 loop.progress.best = {"epoch": loop.progress.epoch + 1, "accuracy": metrics.accuracy}
                 save_checkpoint(self.folder / "best.safetensors", loop.average.state, self.info())
+            loop.progress.plateau.record(metrics.nll, self.recipe.patience)
             self._close_epoch(loop, "metrics", row, state)
         return True
 
@@ -304,10 +318,7 @@ def _preprocess(faces: FaceSet, size: int) -> Preprocess:
     return replace(plain, colour="gray", mean=(GRAY_MEAN,) * 3, std=(GRAY_STD,) * 3)
 
 
-@torch.no_grad()
-def _start_at_mean_shape(network: MobileFaceNet, points: Tensor) -> None:
-    """Let the head's final BatchNorm begin at the mean face, which saves the first epochs."""
-    # n x 68 x 2 -> n x 136
-    flat = points.reshape(len(points), -1)
-    network.output_layer.bn.bias.copy_(flat.mean(dim=0))
-    network.output_layer.bn.weight.copy_(flat.std(dim=0))
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON gives it back."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return values

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from poster_edge.models.poster import Poster
+from poster_edge.models.network import Network
 from poster_edge.train.loop import Device
 
 
@@ -28,7 +28,7 @@ def smoothed(labels: Tensor, num_classes: int, smoothing: float, *, soft: Tensor
 
 @torch.no_grad()
 def opinions(
-    teacher: Poster,
+    teacher: Network,
     images: Tensor,
     rows: Tensor,
     normalise: Callable[[Tensor], Tensor],

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from poster_edge.models.build import build_network
 from poster_edge.models.config import CONFIGS
-from poster_edge.models.poster import Poster
 from poster_edge.runtime.bundle import load_bundle
 
 Command = Callable[..., CompletedProcess[str]]
@@ -117,7 +117,7 @@ def test_random_weights_are_marked_and_run_says_so(checked: Command, work: Path)
 
 def test_a_published_checkpoint_is_converted(poster_edge: Command, checked: Command, work: Path) -> None:
     torch.manual_seed(0)
-    state = {f"module.{k}": v for k, v in Poster(CONFIGS["poster-t"]).state_dict().items()}
+    state = {f"module.{k}": v for k, v in build_network(CONFIGS["poster-t"]).state_dict().items()}
     torch.save({"iter": 1, "model_state_dict": state, "optimizer_state_dict": {}}, work / "rafdb.pth")
     done = checked("convert", "--checkpoint", "rafdb.pth", "--dataset", "rafdb", "-o", "t.safetensors", cwd=work)
     assert "39,284,991 take part" in done.stderr

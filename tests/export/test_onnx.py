@@ -16,9 +16,10 @@ from poster_edge.export.fold import fold_batchnorm, remaining_batchnorms
 from poster_edge.export.onnx import export_onnx
 from poster_edge.export.validate import compare
 from poster_edge.models.backbones import IRUnit
-from poster_edge.models.config import CONFIGS, IRConfig
-from poster_edge.models.official import live_parameters
-from poster_edge.models.poster import Poster
+from poster_edge.models.build import build_network
+from poster_edge.models.config import CONFIGS
+from poster_edge.models.network import Network, live_parameters
+from poster_edge.models.poster_config import IRConfig
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -49,20 +50,20 @@ def test_folding_is_exact_at_the_border(stride: int, widths: tuple[int, int], pr
 
 
 @pytest.fixture(scope="module")
-def nano() -> Poster:
+def nano() -> Network:
     torch.manual_seed(0)
-    return randomise(Poster(CONFIGS["poster-nano"]))  # type: ignore[return-value]
+    return randomise(build_network(CONFIGS["poster-nano"]))  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="module")
-def graph(nano: Poster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph(nano: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     export_onnx(nano, 48, path)
     return path
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 17])
-def test_equals_pytorch_at_any_batch(nano: Poster, graph: Path, batch: int) -> None:
+def test_equals_pytorch_at_any_batch(nano: Network, graph: Path, batch: int) -> None:
     session = ort.InferenceSession(graph)
     x = np.random.default_rng(batch).normal(size=(batch, 3, 48, 48)).astype(np.float32)
     with torch.no_grad():
@@ -71,7 +72,7 @@ def test_equals_pytorch_at_any_batch(nano: Poster, graph: Path, batch: int) -> N
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-def test_graph_is_what_the_targets_want(nano: Poster, graph: Path) -> None:
+def test_graph_is_what_the_targets_want(nano: Network, graph: Path) -> None:
     proto = onnx.load(graph)
     kinds = [n.op_type for n in proto.graph.node]
     assert "BatchNormalization" not in kinds
@@ -89,7 +90,7 @@ def test_nothing_of_this_machine_is_in_the_file(graph: Path) -> None:
         assert trace not in data, trace
 
 
-def test_dead_weights_are_not_written(nano: Poster, graph: Path) -> None:
+def test_dead_weights_are_not_written(nano: Network, graph: Path) -> None:
     written = sum(int(np.prod(t.dims)) for t in onnx.load(graph).graph.initializer)
     # Folding removes BatchNorm's own weights; a few shape constants come in.
     assert 0.95 * live_parameters(nano) < written < 1.01 * live_parameters(nano)

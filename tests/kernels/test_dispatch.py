@@ -16,7 +16,8 @@ from poster_edge.kernels.launch import ARGUMENTS, DEPTH, OUTPUTS, Launch, plan, 
 from poster_edge.kernels.pack import PackedDepth
 from poster_edge.kernels.shape import FusionShape
 from poster_edge.models import fused
-from poster_edge.models.config import CONFIGS, PosterConfig
+from poster_edge.models.config import CONFIGS
+from poster_edge.models.poster_config import PosterConfig
 from poster_edge.models.fusion import PyramidFusion
 
 SHAPE = FusionShape(50, 8, (512, 256, 128), True)

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from poster_edge.errors import InputError, UsageError
 from poster_edge.labels import label_set
+from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from poster_edge.models.config import CONFIGS
 from poster_edge.models.official import load_official, read_official, recognise
-from poster_edge.models.poster import Poster
 
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return Poster(CONFIGS["poster-t"]).state_dict()
+    return build_network(CONFIGS["poster-t"]).state_dict()
 
 
 def write(path: Path, state: dict[str, Tensor], *, prefix: str = "module.", wrap: bool = True) -> Path:

@@ -7,9 +7,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from poster_edge.errors import UsageError
-from poster_edge.models.config import CONFIGS, PosterConfig, model_config
-from poster_edge.models.official import DEAD_PREFIXES, live_parameters
+from poster_edge.models.build import build_network
+from poster_edge.models.config import CONFIGS, model_config
+from poster_edge.models.network import live_parameters
 from poster_edge.models.poster import Poster
+from poster_edge.models.poster_config import PosterConfig
 from poster_edge.models.registry import REGISTRY
 
 
@@ -21,7 +23,7 @@ def test_every_configuration_is_registered() -> None:
 def test_counts(name: str) -> None:
     facts = REGISTRY[name]
     with torch.device("meta"):
-        model = Poster(CONFIGS[name]).eval()
+        model = build_network(CONFIGS[name]).eval()
         x = torch.empty(1, 3, facts.input_size, facts.input_size)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(x)
@@ -39,18 +41,18 @@ def test_published_parameter_counts() -> None:
 
 def test_dead_parameters() -> None:
     with torch.device("meta"):
-        model = Poster(CONFIGS["poster"])
-    dead = sum(p.numel() for n, p in model.named_parameters() if n.startswith(DEAD_PREFIXES))
+        model = build_network(CONFIGS["poster"])
+    dead = sum(p.numel() for n, p in model.named_parameters() if n.startswith(Poster.dead_prefixes))
     assert dead == 12_944_144
 
 
 def test_dead_parameters_really_are_dead() -> None:
-    model = Poster(CONFIGS["poster-t"]).eval()
+    model = build_network(CONFIGS["poster-t"]).eval()
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = model(x)
         for name, parameter in model.named_parameters():
-            if name.startswith(DEAD_PREFIXES):
+            if name.startswith(Poster.dead_prefixes):
                 parameter.fill_(float("nan"))
         assert torch.equal(model(x), before)
 

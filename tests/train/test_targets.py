@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from poster_edge.errors import UsageError
+from poster_edge.models.build import build_network
 from poster_edge.models.config import model_config
-from poster_edge.models.poster import Poster
 from poster_edge.train.loop import Device
 from poster_edge.train.recipe import Recipe
 from poster_edge.train.targets import mixup, opinions, smoothed
@@ -38,7 +38,7 @@ def test_mixup_blends_images_and_targets_alike() -> None:
 
 def test_opinions_do_not_depend_on_mirroring_and_only_on_rows() -> None:
     torch.manual_seed(0)
-    teacher = Poster(model_config("poster-nano", num_classes=3))
+    teacher = build_network(model_config("poster-nano", num_classes=3))
     images = torch.randint(0, 256, (5, 3, 48, 48), dtype=torch.uint8)
     rows = torch.tensor([0, 3])
     plain = opinions(teacher, images, rows, lambda x: x, Device(), batch=1)

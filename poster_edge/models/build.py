@@ -1,0 +1,18 @@
+"""A network from its configuration: the one place that knows which class belongs to which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from poster_edge.models.base_config import ModelConfig
+from poster_edge.models.network import Network
+from poster_edge.models.poster import Poster
+from poster_edge.models.poster_config import PosterConfig
+
+_NETWORKS: dict[type[ModelConfig], Callable[[Any], Network]] = {PosterConfig: Poster}
+
+
+def build_network(config: ModelConfig) -> Network:
+    """The untrained network of a configuration; the configuration's type chooses the class."""
+    return _NETWORKS[type(config)](config)

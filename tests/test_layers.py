@@ -15,6 +15,7 @@ NO_TORCH = {"base", "data", "runtime", "vision", "pipeline"}
 NO_TORCH_FILES = {
     "models/base_config.py",
     "models/config.py",
+    "models/fer_vt_config.py",
     "models/poster_config.py",
     "models/registry.py",
     "models/resnet_config.py",

@@ -57,8 +57,8 @@ def load_source(model: str | None, checkpoint: Path | None, *, random_weights: b
         return build_network(config).eval(), info
     if model not in zoo_names():
         raise UnavailableError(
-            f"{model} comes without weights; pass --checkpoint with a converted published file "
-            "(see 'poster-edge convert'), or --random-weights to measure speed only"
+            f"{model} comes without weights; pass --checkpoint with what 'poster-edge train' or, for a published "
+            "POSTER, 'poster-edge convert' wrote, or --random-weights to measure speed only"
         )
     bundle = load_bundle(model)
     bundle.read(WEIGHTS_FILE)

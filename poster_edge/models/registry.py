@@ -46,6 +46,7 @@ class ModelFacts:
 
 
 _PUBLISHED = "published .pth"
+_TRAIN = "yours: train it"
 
 REGISTRY: dict[str, ModelFacts] = {
     f.name: f
@@ -59,5 +60,7 @@ REGISTRY: dict[str, ModelFacts] = {
         ModelFacts(
             "poster-affectnet", 71_607_999, 58_663_855, 15_570_381_824, "affectnet7", "67.31 % (paper)", _PUBLISHED
         ),
+        ModelFacts("fer-vt-nano", 650_982, 650_982, 84_520_320, "fer2013", "", _TRAIN),
+        ModelFacts("fer-vt", 27_607_686, 27_607_686, 7_302_271_360, "rafdb", "88.26 % (paper)", _TRAIN),
     )
 }

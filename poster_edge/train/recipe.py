@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from poster_edge.errors import UsageError
 from poster_edge.models.base_config import ModelConfig
+from poster_edge.models.fer_vt_config import FerVtConfig
 from poster_edge.models.poster_config import PosterConfig
 
 OPTIMIZERS = ("adamw", "adam")
@@ -113,7 +114,24 @@ LANDMARK_RECIPE = Recipe(
 
 
 #: What 'poster-edge train' takes unless told otherwise, by the type of the network's configuration.
-RECIPES: dict[type[ModelConfig], Recipe] = {PosterConfig: Recipe()}
+RECIPES: dict[type[ModelConfig], Recipe] = {
+    PosterConfig: Recipe(),
+    # FER-VT's own: Adam at 1e-3, batches of 32, a "learning factor 0.1" read as the plateau's.  The number of
+    # epochs and the patience are not published; no weights are averaged.
+    FerVtConfig: Recipe(
+        epochs=100,
+        warmup=0,
+        batch=32,
+        lr=1e-3,
+        weight_decay=0.0,
+        label_smoothing=0.1,
+        ema_decay=0.0,
+        optimizer="adam",
+        schedule="plateau",
+        patience=5,
+        factor=0.1,
+    ),
+}
 
 
 def recipe_for(config: ModelConfig) -> Recipe:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,6 +17,7 @@ from poster_edge.models.network import live_parameters
 from poster_edge.models.poster import Poster
 from poster_edge.models.poster_config import PosterConfig
 from poster_edge.models.registry import REGISTRY
+from poster_edge.train.recipe import recipe_for
 
 
 def test_every_configuration_is_registered() -> None:
@@ -30,6 +35,19 @@ def test_counts(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == facts.parameters
     assert live_parameters(model) == facts.live_parameters
     assert counter.get_total_flops() == facts.flops
+
+
+def test_listing_needs_no_torch() -> None:
+    code = "import sys, poster_edge.models.registry, poster_edge.train.recipe; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
+
+
+def test_every_configuration_has_a_network_and_a_recipe() -> None:
+    for config in CONFIGS.values():
+        with torch.device("meta"):
+            network = build_network(config)
+        assert network.config is config
+        assert recipe_for(config).epochs > 0
 
 
 def test_published_parameter_counts() -> None:

@@ -15,9 +15,11 @@ from poster_edge.calib.temperature import fit_temperature
 from poster_edge.data.faces import FaceSet, load_faces
 from poster_edge.errors import InputError, PosterEdgeError, UsageError
 from poster_edge.models.checkpoint import load_model
+from poster_edge.models.config import model_config
 from poster_edge.train.landmarks import LandmarkSet, load_landmarks
 from poster_edge.train.loop import Device
-from poster_edge.train.recipe import Recipe
+from poster_edge.train.plateau import Plateau
+from poster_edge.train.recipe import Recipe, learning_rate, recipe_for
 from poster_edge.train.run import TrainingRun
 
 
@@ -66,13 +68,15 @@ def start(
     resume: bool = False,
     die_after: int | None = None,
     init: Path | None = None,
+    model: str = "poster-nano",
 ) -> TrainingRun:
+    own = {"warmup": 1, "lr": 2e-3} if model == "poster-nano" else {"patience": 0, "factor": 0.5}
     run = TrainingRun(
         folder,
-        "poster-nano",
+        model,
         faces,
-        points_for(faces),
-        recipe=Recipe(epochs=epochs, warmup=1, batch=8, lr=2e-3),
+        points_for(faces) if model == "poster-nano" else None,
+        recipe=replace(recipe_for(model_config(model)), epochs=epochs, batch=8, **own),
         landmark_epochs=1,
         device=Device("cpu"),
         reporter=Silent(die_after),
@@ -100,26 +104,85 @@ def test_learns_and_records(tmp_path: Path, faces: FaceSet) -> None:
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["train_images"] == 44
 
 
-def test_resumes_exactly(tmp_path: Path, faces: FaceSet) -> None:
-    whole = start(tmp_path / "whole", faces, epochs=3)
+@pytest.mark.parametrize(
+    ("model", "die_after"),
+    # POSTER: 5 landmark steps, then into the second epoch of 5 expression steps; FER-VT: into the third epoch.
+    [("poster-nano", 12), ("fer-vt-nano", 12)],
+)
+def test_resumes_exactly(tmp_path: Path, faces: FaceSet, model: str, die_after: int) -> None:
+    whole = start(tmp_path / "whole", faces, epochs=3, model=model)
     whole.train_landmarks()
     whole.train_expression()
-    # 5 landmark steps, then into the second epoch of 5 expression steps.
-    torn = start(tmp_path / "torn", faces, epochs=3, die_after=12)
+    torn = start(tmp_path / "torn", faces, epochs=3, die_after=die_after, model=model)
     with pytest.raises(KeyboardInterrupt):
         torn.train_landmarks()
         torn.train_expression()
-    again = start(tmp_path / "torn", faces, epochs=3, resume=True)
+    again = start(tmp_path / "torn", faces, epochs=3, resume=True, model=model)
     again.train_landmarks()
     again.train_expression()
     expected = torch.load(tmp_path / "whole" / "last.pt", weights_only=True)
     found = torch.load(tmp_path / "torn" / "last.pt", weights_only=True)
     for part in ("model", "average"):
         assert all(torch.equal(v, found[part][k]) for k, v in expected[part].items()), part
+    assert found["plateau"] == expected["plateau"]
     drop = {"seconds"}
     assert [{k: v for k, v in r.items() if k not in drop} for r in expected["history"]] == [
         {k: v for k, v in r.items() if k not in drop} for r in found["history"]
     ]
+
+
+def test_a_network_without_landmarks_learns_and_refuses_them(tmp_path: Path, faces: FaceSet) -> None:
+    run = start(tmp_path / "r", faces, epochs=3, model="fer-vt-nano")
+    assert run.landmark_stream is None
+    assert run.train_landmarks() == {}
+    assert run.train_expression()
+    summary = run.finish(fit_temperature, {})
+    assert summary["recipe"]["optimizer"] == "adam"
+    assert "landmark_recipe" not in summary
+    assert load_model(tmp_path / "r" / "best.safetensors")[0].config.variant == "fer-vt-nano"
+    with pytest.raises(UsageError, match="fer-vt-nano has no landmark stream: it trains without --landmarks"):
+        TrainingRun(
+            tmp_path / "other",
+            "fer-vt-nano",
+            faces,
+            points_for(faces),
+            recipe=run.recipe,
+            landmark_epochs=1,
+            device=Device("cpu"),
+            reporter=Silent(),
+        )
+
+
+def test_a_run_of_before_an_option_existed_goes_on(tmp_path: Path, faces: FaceSet) -> None:
+    start(tmp_path / "r", faces, epochs=2)
+    config = tmp_path / "r" / "config.json"
+    began = json.loads(config.read_text())
+    for part in ("recipe", "landmark_recipe"):
+        for option in ("optimizer", "schedule", "patience", "factor"):
+            del began[part][option]
+    config.write_text(json.dumps(began))
+    start(tmp_path / "r", faces, epochs=2, resume=True)
+    assert json.loads(config.read_text())["recipe"]["schedule"] == "cosine"
+
+
+def test_the_rate_falls_when_the_loss_stops_falling() -> None:
+    plateau = Plateau()
+    recipe = Recipe(schedule="plateau", warmup=0, lr=1e-3, factor=0.1)
+    rates = []
+    for loss in (2.0, 1.0, 1.0, 0.99995, 1.1, 0.5, 0.6, 0.7, 0.8):
+        plateau.record(loss, patience=2)
+        rates.append(learning_rate(recipe, 1.0, falls=plateau.falls))
+    assert rates == pytest.approx([1e-3] * 4 + [1e-4] * 3 + [1e-4, 1e-5])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": "sgd"}, {"schedule": "steps"}, {"weight_decay": -1.0}, {"label_smoothing": 1.0}],
+    ids=lambda c: next(iter(c)),
+)
+def test_impossible_recipes_are_refused(changes: dict) -> None:
+    with pytest.raises(UsageError):
+        Recipe(**changes)
 
 
 def test_stops_in_time_and_goes_on(tmp_path: Path, faces: FaceSet) -> None:

@@ -24,19 +24,19 @@ class SelfAttention(nn.Module):
     def __init__(self, config: FerVtConfig) -> None:
         super().__init__()
         self.heads, self.scale = config.heads, config.head_dim**-0.5
-        inner = config.heads * config.head_dim
-        self.qkv = nn.Linear(config.dim, 3 * inner, bias=False)
-        self.proj = nn.Linear(inner, config.dim)
+        self.inner = config.heads * config.head_dim
+        self.qkv = nn.Linear(config.dim, 3 * self.inner, bias=False)
+        self.proj = nn.Linear(self.inner, config.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self._split_heads(part) for part in self.qkv(x).chunk(3, dim=-1))
-        out = attention(q, k, v, scale=self.scale)
-        # B x H x N x Dh -> B x N x H·Dh
-        return self.proj(out.transpose(1, 2).reshape(*x.shape[:2], -1))
+        out = attention(q, k, v, scale=self.scale).transpose(1, 2)
+        # B x N x H x Dh -> B x N x H·Dh
+        return self.proj(out.reshape(x.shape[0], -1, self.inner))
 
     def _split_heads(self, x: Tensor) -> Tensor:
         # B x N x H·Dh -> B x H x N x Dh
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        return x.reshape(x.shape[0], -1, self.heads, self.inner // self.heads).transpose(1, 2)
 
 
 class EncoderLayer(nn.Module):
@@ -69,15 +69,15 @@ class PyramidTokens(nn.Module):
             )
             for width, kernel, stride in settings
         )
-        flat = config.map_width * config.reduced_sides[-1] ** 2
+        self.flat = config.map_width * config.reduced_sides[-1] ** 2
         self.embed = nn.Sequential(
-            nn.LayerNorm(flat), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(flat, config.dim)
+            nn.LayerNorm(self.flat), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(self.flat, config.dim)
         )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        # each B x C1 x h x w -> B x C1·h·w
-        flat = [reduce(x).flatten(1) for reduce, x in zip(self.reduce, maps, strict=True)]
-        return self.embed(torch.stack(flat, dim=1))
+        reduced = torch.cat([reduce(x) for reduce, x in zip(self.reduce, maps, strict=True)], dim=1)
+        # B x 3·C1 x h x w -> B x 3 x C1·h·w
+        return self.embed(reduced.reshape(reduced.shape[0], TAPS, self.flat))
 
 
 class FerVt(Network):
@@ -106,7 +106,7 @@ class FerVt(Network):
         if not self.config.transformer:
             return maps[-1].mean(dim=(2, 3))
         tokens = self.tokens(maps[-TAPS:])
-        tokens = torch.cat((self.cls_token.expand(len(tokens), -1, -1), tokens), dim=1) + self.pos_embed
+        tokens = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), tokens), dim=1) + self.pos_embed
         return self.norm(self.encoder(tokens)[:, 0])
 
     def forward(self, x: Tensor) -> Tensor:

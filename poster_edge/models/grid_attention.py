@@ -63,7 +63,7 @@ class GridAttention(nn.Module):
         # B x 3 x rows·columns -> B x 3·rows x 1 x columns x 1
         weights = self.cell_weights(x).reshape(-1, 3 * rows, 1, columns, 1)
         # B x 3 x S x S -> B x 3·rows x height x columns x width, and back
-        return (x.reshape(-1, 3 * rows, height, columns, width) * weights).reshape(x.shape)
+        return (x.reshape(-1, 3 * rows, height, columns, width) * weights).reshape(-1, *x.shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.refine(self.transform_image(x) + self.transform_weighed(self.weigh(x)))

@@ -15,7 +15,8 @@ help:
 	@echo "make lint       ruff;  make typecheck: mypy"
 	@echo "make campaign   the long tests;  make bench: regenerate benchmarks/results"
 	@echo "make gpu-check | gpu-train | gpu-bench   on a GPU machine, or CPU=1 at toy size;"
-	@echo "    gpu-train reads DATA (default carry/): fer2013_train_valid.npz, fer2013_mesh_train_valid.npz"
+	@echo "    gpu-train trains MODEL (default poster-nano) and reads DATA (default carry/):"
+	@echo "    fer2013_train_valid.npz, for POSTER fer2013_mesh_train_valid.npz"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -67,7 +68,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run_all.py $(if $(SHARED),--shared $(SHARED))
 
 GPU_PYTHON := $(if $(CPU),$(BIN)/python,$(PYTHON))
-GPU_FLAGS := --out $(OUT) $(if $(CPU),--cpu) $(if $(DATA),--data $(DATA))
+GPU_FLAGS := --out $(OUT) $(if $(CPU),--cpu) $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL))
 gpu-check gpu-train gpu-bench: $(if $(CPU),$(VENV)/.dev)
 	@mkdir -p $(OUT)
 	$(GPU_PYTHON) benchmarks/gpu.py $(@:gpu-%=%) $(GPU_FLAGS)

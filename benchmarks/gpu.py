@@ -3,7 +3,7 @@
     python benchmarks/gpu.py check|train|bench --out FOLDER [--cpu]
 
 ``check`` compares every model in the precisions of deployment with float64, and onnxruntime's execution
-providers with its CPU kernels; ``train`` trains the default model and can be called again to go on;
+providers with its CPU kernels; ``train`` trains one model (--model) and can be called again to go on;
 ``bench`` times eager, compiled and CUDA-graph forward passes.  Each writes a JSON file with device,
 versions, commit and date, and prints a table.
 """
@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 from poster_edge.kernels.attention import attention, attention_reference  # noqa: E402
 from poster_edge.models.build import build_network  # noqa: E402
 from poster_edge.models.config import CONFIGS  # noqa: E402
+from poster_edge.models.poster_config import PosterConfig  # noqa: E402
 
 #: Largest relative L2 error of the logits against float64 on the CPU.
 BARS = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
@@ -147,19 +148,16 @@ def bench(device: str, names: list[str], batches: list[int], *, compiled: bool) 
     return rows
 
 
-def train(device: str, out: Path, data: Path, minutes: float) -> list[dict[str, Any]]:
-    """Train the default model through the command line; resumes what ``out`` holds."""
-    folder = out / "poster-nano"
-    arguments = [
-        "--data",
-        str(data / "fer2013_train_valid.npz"),
-        "--landmarks",
-        str(data / "fer2013_mesh_train_valid.npz"),
-    ]
+def train(device: str, out: Path, data: Path, minutes: float, model: str) -> list[dict[str, Any]]:
+    """Train a model through the command line; resumes what ``out`` holds."""
+    folder = out / model
+    arguments = ["--model", model, "--data", str(data / "fer2013_train_valid.npz")]
     if device == "cpu":
-        arguments = ["--data", str(toy_faces(out)), "--epochs", "2", "--landmark-epochs", "1", "--batch", "8"]
-    else:
-        arguments += ["--epochs", "120", "--landmark-epochs", "20", "--batch", "128"]
+        arguments = ["--model", model, "--data", str(toy_faces(out)), "--epochs", "2", "--batch", "8"]
+        arguments += ["--landmark-epochs", "1"]
+    elif isinstance(CONFIGS[model], PosterConfig):
+        arguments += ["--landmarks", str(data / "fer2013_mesh_train_valid.npz"), "--landmark-epochs", "20"]
+        arguments += ["--epochs", "120", "--batch", "128"]
     command = [sys.executable, "-m", "poster_edge", "train", *arguments, "--device", device, "-o", str(folder)]
     command += ["--stop-after", str(minutes)] + (["--resume"] if (folder / "config.json").exists() else [])
     subprocess.run(command, cwd=ROOT, check=True)
@@ -194,13 +192,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--cpu", action="store_true", help="toy size on the CPU")
     parser.add_argument("--data", type=Path, default=ROOT / "carry", help="folder with the two FER2013 .npz files")
+    parser.add_argument("--model", choices=list(CONFIGS), default="poster-nano", help="what to train")
     parser.add_argument("--minutes", type=float, default=7.0, help="of training a call")
     args = parser.parse_args()
     device = "cpu" if args.cpu else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         parser.exit(4, "no GPU here; add CPU=1 (or --cpu) for the toy size\n")
     args.out.mkdir(parents=True, exist_ok=True)
-    names = ["poster-nano"] if args.cpu else ["poster-nano", "poster-t", "poster-s", "poster"]
+    names = ["poster-nano", "fer-vt-nano"] if args.cpu else ["poster-nano", "poster-t", "poster-s", "poster", "fer-vt"]
     if args.job == "check":
         from gpu_providers import provider_rows
 
@@ -208,7 +207,7 @@ def main() -> None:
     elif args.job == "bench":
         rows = bench(device, names, [1] if args.cpu else [1, 8, 64], compiled=not args.cpu)
     else:
-        rows = train(device, args.out, args.data, args.minutes)
+        rows = train(device, args.out, args.data, args.minutes, args.model)
     record = {"job": args.job, "environment": environment(device), "rows": rows}
     (args.out / f"gpu_{args.job}.json").write_text(json.dumps(record, indent=1) + "\n")
     show(rows)

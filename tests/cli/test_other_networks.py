@@ -28,10 +28,11 @@ def way(request: pytest.FixtureRequest, poster_edge: Command, tmp_path_factory: 
     classes = np.array(["sad", "happy"])
     np.savez(folder / "faces.npz", images=images, labels=labels, classes=classes)
     np.savez(folder / "mesh.npz", landmarks=np.zeros((96, 68, 2)), presence=np.ones(96), self_incons=np.zeros(96))
+    data = ("--data", "faces.npz")
+    forms = ("--int8", "--half", "--calib", "faces.npz", "--target", "onnxruntime")
     commands = (
-        ("train", "--model", request.param, "--data", "faces.npz", "--epochs", "4", "--device", "cpu", "-o", "r"),
-        ("export", "--checkpoint", "r/best.safetensors", "-o", "b", "--data", "faces.npz", "--int8", "--half")
-        + ("--calib", "faces.npz", "--target", "onnxruntime"),
+        ("train", "--model", request.param, *data, "--epochs", "4", "--device", "cpu", "-o", "r"),
+        ("export", "--checkpoint", "r/best.safetensors", *data, *forms, "-o", "b"),
     )
     for command in commands:
         done = poster_edge(*command, cwd=folder)

@@ -15,8 +15,12 @@ from torch import nn
 from poster_edge.calib.cache import from_histograms
 from poster_edge.calib.collect import collect
 from poster_edge.calib.qdq import find_sites, quantise, tensors_to_calibrate
+from poster_edge.export.engine import build_engine
+from poster_edge.export.engine_report import verify_engine
+from poster_edge.export.engine_spec import EngineSpec, Profile
 from poster_edge.export.fp16 import input_range, overflow_islands, to_fp16
 from poster_edge.export.onnx import export_onnx
+from poster_edge.export.tensorrt_api import RTX, TensorRt
 from poster_edge.models.build import build_network
 from poster_edge.models.config import CONFIGS
 from poster_edge.models.network import Network
@@ -81,23 +85,46 @@ def test_operators_are_few_and_plain(path: Path) -> None:
     assert sum(kinds.values()) < 90 + 24 * config.depth
 
 
-def test_every_precision_computes_the_model(path: Path) -> None:
+@pytest.fixture(scope="module")
+def forms(path: Path) -> dict[str, onnx.ModelProto]:
+    """The float32 graph and what export makes of it."""
     model, x = onnx.load(path), images(8)
+    assert not overflow_islands(model, [x])
     ranges = {t: r["mse"] for t, r in from_histograms(collect(model, tensors_to_calibrate(model), [x])).items()}
     clamp = input_range((0.51,) * 3, (0.31,) * 3)
-    assert not overflow_islands(model, [x])
-    forms = {
+    return {
+        "fp32": model,
         "fp16": to_fp16(model, input_range=clamp),
         "int8": quantise(model, ranges, placement="inputs-outputs"),
         "int8-inputs": to_fp16(quantise(model, ranges, placement="inputs", fp16_scales=True), input_range=clamp),
     }
-    expected = run(model, x)
+
+
+def test_every_precision_computes_the_model(forms: dict[str, onnx.ModelProto]) -> None:
+    x = images(8)
+    expected = run(forms["fp32"], x)
     spread = np.abs(expected).max()
     error = {name: np.abs(run(form, x) - expected).max() / spread for name, form in forms.items()}
     assert 0 < error["fp16"] < 0.01
     assert 0 < error["int8"] < 0.2
     assert 0 < error["int8-inputs"] < 0.2
-    kinds = Counter(site.kind for site in find_sites(model))
+    kinds = Counter(site.kind for site in find_sites(forms["fp32"]))
     # The scores of the cells and two products a layer are left to the higher precision.
     assert kinds["attention"] == 1 + 2 * CONFIGS["fer-vt-nano"].depth
     assert sum(n.op_type == "QuantizeLinear" for n in forms["int8-inputs"].graph.node) >= 15
+
+
+@pytest.mark.parametrize("form", ["fp32", "fp16", "int8-inputs"])
+def test_tensorrt_rtx_builds_it(rtx: TensorRt, forms: dict[str, onnx.ModelProto], form: str) -> None:
+    spec = EngineSpec(RTX, Profile(1, 4, 16), compute_capabilities=("8.6",))
+    engine = build_engine(rtx, forms[form].SerializeToString(), spec)
+    precision = form.partition("-")[0]
+    report = verify_engine(rtx, engine, precision)
+    assert len(engine.plan) > 100_000
+    assert engine.warnings == ()
+    found = report.counts()
+    assert sum(found["convolution"].values()) == 21
+    # The cells' scores and the products of the encoder's attention stay in FP16.
+    other = {"fp16"} if precision == "int8" else set()
+    assert set(found["matrix product"]) == {precision} | other
+    assert found["convolution"].keys() <= {precision} | other

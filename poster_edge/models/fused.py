@@ -60,7 +60,8 @@ def describe(fusion: PyramidFusion, levels: list[Tensor], *, int8: bool = False)
         device=first.device,
         training=fusion.training or torch.is_grad_enabled(),
         int8=int8,
-        autocast=torch.is_autocast_enabled(first.device.type),
+        # torch knows no autocast for "meta", on which models are only counted.
+        autocast=first.device.type != "meta" and torch.is_autocast_enabled(first.device.type),
     )
 
 

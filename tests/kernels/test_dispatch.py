@@ -17,8 +17,8 @@ from poster_edge.kernels.pack import PackedDepth
 from poster_edge.kernels.shape import FusionShape
 from poster_edge.models import fused
 from poster_edge.models.config import CONFIGS
-from poster_edge.models.poster_config import PosterConfig
 from poster_edge.models.fusion import PyramidFusion
+from poster_edge.models.poster_config import PosterConfig
 
 SHAPE = FusionShape(50, 8, (512, 256, 128), True)
 CALL = dispatch.Call(SHAPE, 1, torch.float16, torch.device("cpu"))

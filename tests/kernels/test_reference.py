@@ -12,8 +12,8 @@ from poster_edge.kernels import reference
 from poster_edge.kernels.pack import infer_shape, pack
 from poster_edge.kernels.shape import FusionShape
 from poster_edge.models.config import CONFIGS
-from poster_edge.models.poster_config import PosterConfig
 from poster_edge.models.fusion import FusionStage
+from poster_edge.models.poster_config import PosterConfig
 
 CASES = {
     "nano": CONFIGS["poster-nano"],

@@ -3,9 +3,10 @@
     python benchmarks/gpu.py check|train|bench --out FOLDER [--cpu]
 
 ``check`` compares every model in the precisions of deployment with float64, and onnxruntime's execution
-providers with its CPU kernels; ``train`` trains one model (--model) and can be called again to go on;
-``bench`` times eager, compiled and CUDA-graph forward passes.  Each writes a JSON file with device,
-versions, commit and date, and prints a table.
+providers with its CPU kernels; on a GPU it runs memory, streams and CUDA graphs through each CUDA package
+and, where it is installed, TensorRT against onnxruntime.  ``train`` trains one model (--model) and can be
+called again to go on; ``bench`` times eager, compiled and CUDA-graph forward passes.  Each writes a JSON
+file with device, versions, commit and date, and prints a table.
 """
 
 from __future__ import annotations
@@ -82,6 +83,14 @@ def check(device: str, names: list[str]) -> list[dict[str, Any]]:
                 error = relative(model.to(device, dtype)(x.to(device, dtype)), expected)
                 rows.append({"what": model_name, "precision": name, "error": error, "ok": error <= BARS[name]})
     return rows
+
+
+def deployment(out: Path) -> list[dict[str, Any]]:
+    """What runs the exported models: GPU memory, then TensorRT."""
+    from gpu_memory import memory_rows
+    from gpu_tensorrt import runner_rows
+
+    return memory_rows() + runner_rows(out)
 
 
 def graphed(model: nn.Module, x: Tensor) -> Callable[[], Any]:
@@ -177,12 +186,13 @@ def toy_faces(out: Path) -> Path:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print rows as a plain table."""
-    columns = list(rows[0])
-    cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
+    """Print rows as a plain table; a column that a row lacks stays empty."""
+    columns = list(dict.fromkeys(name for r in rows for name in r))
+    values = [[r.get(name, "") for name in columns] for r in rows]
+    cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in line] for line in values]
     widths = [max(len(c), *(len(r[i]) for r in cells)) for i, c in enumerate(columns)]
     for line in [columns, *cells]:
-        print("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)))
+        print("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
 
 
 def main() -> None:
@@ -203,7 +213,7 @@ def main() -> None:
     if args.job == "check":
         from gpu_providers import provider_rows
 
-        rows = check(device, names) + provider_rows(cpu=args.cpu)
+        rows = check(device, names) + provider_rows(cpu=args.cpu) + ([] if args.cpu else deployment(args.out))
     elif args.job == "bench":
         rows = bench(device, names, [1] if args.cpu else [1, 8, 64], compiled=not args.cpu)
     else:
@@ -211,6 +221,8 @@ def main() -> None:
     record = {"job": args.job, "environment": environment(device), "rows": rows}
     (args.out / f"gpu_{args.job}.json").write_text(json.dumps(record, indent=1) + "\n")
     show(rows)
+    if args.cpu and args.job == "check":
+        print("GPU memory, CUDA graphs and TensorRT need a GPU: not checked here")
     if not all(r.get("ok", True) for r in rows):
         sys.exit(1)
 

@@ -128,6 +128,11 @@ def _configure(
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, spec.workspace_mib << 20)
     if spec.detailed:
         config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
+    # Where there is this flag (TensorRT-RTX), an engine built without it may allocate while it runs, and then
+    # no CUDA graph can be captured.
+    user_allocation = getattr(module.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if user_allocation is not None:
+        config.set_flag(user_allocation)
     tensorrt.set_compute_capabilities(config, spec.compute_capabilities)
     profile = builder.create_optimization_profile()
     dynamic = [_add_shape(tensorrt, profile, network.get_input(i), spec) for i in range(network.num_inputs)]

@@ -40,8 +40,10 @@ class TensorRtModule(Protocol):
 
     __version__: str
     Builder: type[trt.Builder]
+    BuilderFlag: type[trt.BuilderFlag]
     DataType: type[trt.DataType]
     Dims: type[trt.Dims]
+    ExecutionContextAllocationStrategy: type[trt.ExecutionContextAllocationStrategy]
     EngineValidity: Any  # not in the stubs of 10.13
     ILogger: type[trt.ILogger]
     IProgressMonitor: type[trt.IProgressMonitor]

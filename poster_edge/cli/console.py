@@ -51,3 +51,35 @@ def progress_bar() -> Progress:
         disable=not stderr.is_terminal,
         transient=True,
     )
+
+
+class BuildBar:
+    """A bar on the terminal for an engine's build; it comes with the first news of one and goes with its end."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def __enter__(self) -> BuildBar:
+        return self
+
+    def __call__(self, fraction: float, phase: str) -> None:
+        """Show how far the build is.
+
+        Args:
+            fraction: 0 to 1; 1 takes the bar away.
+            phase: what the builder is at.
+        """
+        if fraction >= 1:
+            self.__exit__()
+            return
+        if self._bar is None:
+            self._bar = progress_bar()
+            self._task = self._bar.add_task("engine", total=100)
+            self._bar.start()
+        self._bar.update(self._task, completed=int(100 * fraction), description=phase[:40] or "engine")
+
+    def __exit__(self, *_: object) -> None:
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.stop()

@@ -34,6 +34,7 @@ def command(
     precision: str,
     device: str,
     threads: int | None,
+    trust_engine: bool,
     batch: int,
     json_path: str | None,
     plot: Path | None,
@@ -57,9 +58,19 @@ def command(
     bundle = load_bundle(model)
     faces = load_faces(data, dataset=dataset)
     rows = select(faces, bundle.manifest.classes, split)
-    with Classifier(
-        bundle, runtime=runtime, precision=precision, device=device, threads=threads, notify=console.message
-    ) as classifier:
+    with (
+        console.BuildBar() as bar,
+        Classifier(
+            bundle,
+            runtime=runtime,
+            precision=precision,
+            device=device,
+            threads=threads,
+            trust_engine=trust_engine,
+            notify=console.message,
+            progress=bar,
+        ) as classifier,
+    ):
         logits, read, problems = predict(classifier, faces, rows.indices, batch)
     for problem in problems:
         console.message(f"error: {problem}")

@@ -36,14 +36,14 @@ def data_options(command: _Command) -> _Command:
 
 
 def runtime_options(command: _Command) -> _Command:
-    """Add ``--runtime``, ``--precision``, ``--device`` and ``--threads``: what executes a bundle, and how."""
+    """Add ``--runtime``, ``--precision``, ``--device``, ``--threads``, ``--trust-engine``: what runs a bundle."""
     options = (
         click.option(
             "--runtime",
             type=click.Choice(RUNTIMES),
             default="auto",
             show_default=True,
-            help="auto: OpenVINO on a CPU where it is installed, else onnxruntime.",
+            help="auto: TensorRT where it and a GPU are, else OpenVINO on a CPU if installed, else onnxruntime.",
         ),
         click.option(
             "--precision",
@@ -60,6 +60,12 @@ def runtime_options(command: _Command) -> _Command:
         ),
         click.option(
             "--threads", type=click.IntRange(min=1), help="Threads of the classifier [default: the runtime's choice]."
+        ),
+        click.option(
+            "--trust-engine",
+            is_flag=True,
+            envvar="POSTER_EDGE_TRUST_ENGINE",
+            help="Open a TensorRT engine that came with the bundle: it is a program [env: POSTER_EDGE_TRUST_ENGINE].",
         ),
     )
     for option in reversed(options):

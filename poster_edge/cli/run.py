@@ -58,6 +58,7 @@ def command(
     precision: str,
     device: str,
     threads: int | None,
+    trust_engine: bool,
     detector: str,
     detector_model: Path | None,
     conf: float,
@@ -109,7 +110,9 @@ def command(
                     precision=precision,
                     device=device,
                     threads=threads,
+                    trust_engine=trust_engine,
                     notify=console.message,
+                    progress=stack.enter_context(console.BuildBar()),
                 )
             )
             frames = open_source(spec, report=report, notify=console.message, vid_stride=vid_stride)

@@ -1,4 +1,4 @@
 """What runs on the edge: bundles and the runners that execute them.  No torch here."""
 
 #: Names that ``--runtime`` takes; here, where the command line finds them without loading any.
-RUNTIMES = ("auto", "onnxruntime", "openvino")
+RUNTIMES = ("auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")

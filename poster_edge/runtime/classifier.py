@@ -30,7 +30,9 @@ class Classifier:
         precision: "fp32", "fp16" or "int8"; "auto": the manifest's.
         device: "auto", "cpu", "cuda:N"; for onnxruntime also "tensorrt:N" and "tensorrt-rtx:N".
         threads: of one operator; None leaves the choice to the runtime.
-        notify: told in one line when "auto" had to pass over a broken OpenVINO or GPU.
+        trust_engine: open a TensorRT plan that lies in the bundle even if it was not built on this machine.
+        notify: told in one line what "auto" had to pass over, and why a TensorRT engine is built.
+        progress: told how far that build is, 0 to 1, and its phase; from another thread.
 
     Attributes:
         classes: ordered class names.
@@ -49,7 +51,9 @@ class Classifier:
         precision: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        trust_engine: bool = False,
         notify: Callable[[str], None] | None = None,
+        progress: Callable[[float, str], None] | None = None,
     ) -> None:
         self.bundle = bundle
         self.precision = bundle.manifest.precision if precision == "auto" else precision
@@ -57,7 +61,14 @@ class Classifier:
         self.preprocess = bundle.manifest.preprocess
         self.last_ms: dict[str, float] = {"preprocess": 0.0, "infer": 0.0}
         self._runner = make_runner(
-            bundle, runtime=runtime, precision=self.precision, device=device, threads=threads, notify=notify
+            bundle,
+            runtime=runtime,
+            precision=self.precision,
+            device=device,
+            threads=threads,
+            trust_engine=trust_engine,
+            notify=notify,
+            progress=progress,
         )
         self.temperature = bundle.temperature(self._runner.file)
 
@@ -103,7 +114,9 @@ def make_runner(
     precision: str,
     device: str,
     threads: int | None,
+    trust_engine: bool = False,
     notify: Callable[[str], None] | None = None,
+    progress: Callable[[float, str], None] | None = None,
 ) -> Runner:
     """The runner for a ``--runtime``, a ``--precision`` and a ``--device``.
 
@@ -116,6 +129,18 @@ def make_runner(
         raise UsageError(f"--runtime {runtime}: expected one of {', '.join(RUNTIMES)}")
     if runtime == "auto":
         runtime = _choose(bundle, precision, device, notify)
+    if runtime in ("tensorrt", "tensorrt-rtx"):
+        from poster_edge.runtime.trt_runner import TensorRtRunner
+
+        return TensorRtRunner(
+            bundle,
+            flavour=runtime,
+            precision=precision,
+            device=device,
+            trust_engine=trust_engine,
+            notify=notify,
+            progress=progress,
+        )
     # Either package takes a third of a second to import: only the one that runs is.
     if runtime == "openvino":
         from poster_edge.runtime.openvino_runner import OpenVinoRunner
@@ -127,10 +152,16 @@ def make_runner(
 
 
 def _choose(bundle: Bundle, precision: str, device: str, notify: Callable[[str], None] | None) -> str:
-    """What ``--runtime auto`` stands for: OpenVINO on a CPU where it is installed, else onnxruntime."""
+    """What ``--runtime auto`` stands for.
+
+    TensorRT (or TensorRT-RTX) where it, a CUDA package and a GPU are there; else OpenVINO on a CPU where it is
+    installed; else onnxruntime.
+    """
     if device.startswith("tensorrt"):
         # Devices of onnxruntime alone; TensorRT's own runner takes cuda:N.
         return "onnxruntime"
+    if device != "cpu" and (flavour := _tensorrt_that_runs(notify)):
+        return flavour
     if device not in ("auto", "cpu") or not available("openvino"):
         return "onnxruntime"
     if device == "auto" and _onnxruntime_has_cuda():
@@ -149,6 +180,28 @@ def _choose(bundle: Bundle, precision: str, device: str, notify: Callable[[str],
             notify(f"{error}; onnxruntime runs the model instead")
         return "onnxruntime"
     return "openvino"
+
+
+def _tensorrt_that_runs(notify: Callable[[str], None] | None) -> str | None:
+    """The flavour of TensorRT that can serve; a broken one is passed over as OpenVINO is, and said."""
+    from poster_edge.export.gpu import visible_gpus
+    from poster_edge.export.tensorrt_api import FLAVOURS, installed, load
+
+    there = [f for f in FLAVOURS if installed(f)]
+    if not there or not (gpus := visible_gpus()):
+        return None
+    from poster_edge.runtime.device_memory import choose_package
+    from poster_edge.runtime.trt_runner import check_capability
+
+    for flavour in there:
+        try:
+            choose_package()
+            check_capability(load(flavour), gpus[0])
+            return flavour
+        except UnavailableError as error:
+            if notify:
+                notify(f"{error}; another runtime runs the model instead")
+    return None
 
 
 def _onnxruntime_has_cuda() -> bool:

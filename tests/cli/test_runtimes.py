@@ -47,6 +47,11 @@ def test_run_gives_the_same_answer_and_names_what_ran(poster_edge: Command) -> N
         (["--runtime", "openvino", "--device", "tpu"], 2, "expected auto, cpu or cuda:N"),
         (["--runtime", "openvino", "--precision", "int8"], 4, "no int8 model, it has fp32"),
         (["--runtime", "tensorflow"], 2, "'auto', 'onnxruntime', 'openvino'"),
+        pytest.param(["--runtime", "tensorrt"], 4, "the driver", marks=no_gpu),
+        pytest.param(["--runtime", "tensorrt-rtx"], 4, "use --runtime onnxruntime or openvino", marks=no_gpu),
+        pytest.param(["--runtime", "tensorrt-rtx", "--device", "cuda:1"], 4, "no NVIDIA GPU can be used", marks=no_gpu),
+        (["--runtime", "tensorrt-rtx", "--device", "cpu"], 4, "runs on NVIDIA GPUs only"),
+        (["--runtime", "tensorrt", "--device", "tpu"], 2, "expected auto or cuda:N"),
         (["--precision", "int4"], 2, "'auto', 'fp32', 'fp16', 'int8'"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
@@ -122,7 +127,7 @@ except SystemExit:
     print([m for m in ("numpy", "cv2", "onnxruntime", "openvino") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert "[auto|onnxruntime|openvino]" in done.stdout
+    assert "[auto|onnxruntime|openvino|tensorrt|tensorrt-rtx]" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
 

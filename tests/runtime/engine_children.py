@@ -72,6 +72,20 @@ def wait_for_it(folder: Path) -> None:
     print(len(cache.plan(KEY, lambda: b"12345", label="nano")))
 
 
+def build_rtx(folder: Path, onnx: Path) -> None:
+    """Print the messages, and the hash of a plan that NVIDIA's builder made (or that another process had made)."""
+    from poster_edge.export.engine import build_engine
+    from poster_edge.export.engine_key import engine_key
+    from poster_edge.export.engine_spec import EngineSpec
+    from poster_edge.export.tensorrt_api import load
+
+    rtx, graph = load("tensorrt-rtx"), onnx.read_bytes()
+    spec = EngineSpec("tensorrt-rtx", compute_capabilities=("8.6",))
+    key = engine_key(rtx, spec, gpu=None, onnx_sha256=hashlib.sha256(graph).hexdigest())
+    cache = EngineCache(folder, notify=lambda line: print(line, flush=True))
+    print(hashlib.sha256(cache.plan(key, lambda: build_engine(rtx, graph, spec).plan, label="tiny")).hexdigest())
+
+
 def full_disk(folder: Path) -> None:
     """Build a plan that does not fit: RLIMIT_FSIZE fails the write that would pass it, as a full disk does."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -138,7 +152,7 @@ def _content(n: int) -> bytes:
     return hashlib.sha256(str(n % 7).encode()).digest() * 8192
 
 
-PROGRAMS = (build_once, build_for_ever, wait_for_it, full_disk, disk_fills, kills)
+PROGRAMS = (build_once, build_for_ever, wait_for_it, build_rtx, full_disk, disk_fills, kills)
 
 if __name__ == "__main__":
     program, folder, *rest = sys.argv[1:]

@@ -19,6 +19,7 @@ import pytest
 
 from poster_edge.errors import PosterEdgeError, UnavailableError, UsageError
 from poster_edge.export.engine_key import EngineKey
+from poster_edge.export.tensorrt_api import TensorRt
 from poster_edge.runtime.engine_cache import EngineCache, cache_folder, fields_of
 from poster_edge.runtime.private_folder import locked
 
@@ -303,6 +304,17 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
         "building the engine of nano: none is here yet",
         "built",
     ]
+
+
+def test_two_processes_with_nvidias_builder(tmp_path: Path, tiny_bundle: Path, rtx: TensorRt) -> None:
+    children = [child("build_rtx", tmp_path / "engines", tiny_bundle / "model.onnx") for _ in range(2)]
+    ended = [c.communicate(timeout=300) for c in children]
+    assert [c.returncode for c in children] == [0, 0], ended
+    hashes = {out.splitlines()[-1] for out, _ in ended}
+    (plan,) = (tmp_path / "engines").glob("*.plan")
+    assert hashes == {hashlib.sha256(plan.read_bytes()).hexdigest()}
+    assert "".join(out for out, _ in ended).count("building the engine of tiny: none is here yet") == 1
+    assert plan.read_bytes()[:4] == b"vtrt"
 
 
 def test_a_killed_builder_frees_the_next(tmp_path: Path) -> None:

@@ -85,14 +85,14 @@ class PlanSource:
             return None
 
     def key(self, device: Device, onnx: bytes) -> EngineKey:
-        """Key of the plan for a device."""
-        calibration = self._bundle.manifest.artefacts.get("calibration.json")
+        """Key of the plan for a device; ``export --format tensorrt`` makes the same."""
+        calibration = self._bundle.manifest.calibration or {}
         return engine_key(
             self._tensorrt,
             self._spec,
             gpu=device.gpu,
             onnx_sha256=hashlib.sha256(onnx).hexdigest(),
-            calibration=calibration.sha256 if calibration and self._precision == "int8" else "",
+            calibration=str(calibration.get("data_sha256", "")) if self._precision == "int8" else "",
         )
 
     def _from_bundle(self, key: EngineKey, cache: EngineCache) -> bytes | None:

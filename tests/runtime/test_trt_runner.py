@@ -7,10 +7,10 @@ and computes the model with onnxruntime, so that the numbers can be compared wit
 from __future__ import annotations
 
 import hashlib
-import json
 import runpy
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from poster_edge.runtime.bundle import Bundle, load_bundle
 from poster_edge.runtime.classifier import Classifier
 from poster_edge.runtime.device_memory import CudaError
 from poster_edge.runtime.engine_cache import EngineCache
-from poster_edge.runtime.manifest import BundleError
+from poster_edge.runtime.manifest import Artefact, BundleError
 from poster_edge.runtime.trt_engine import deserialise
 from poster_edge.runtime.trt_runner import TensorRtRunner
 
@@ -349,11 +349,8 @@ class TestPlans:
         name = f"engines/{runner._plans.key(double.device, bundle.read('model.onnx')).digest}.plan"
         (folder / "engines").mkdir()
         (folder / name).write_bytes(plan)
-        manifest = json.loads((folder / "manifest.json").read_text())
-        plain = {"precision": "", "placement": "", "temperature": None}
-        manifest["artefacts"][name] = {"sha256": hashlib.sha256(plan).hexdigest(), "bytes": len(plan), **plain}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        return load_bundle(folder)
+        artefact = Artefact(hashlib.sha256(plan).hexdigest(), len(plan))
+        return Bundle(folder, replace(bundle.manifest, artefacts={**bundle.manifest.artefacts, name: artefact}))
 
     def test_a_bundles_plan_from_elsewhere_is_not_opened(self, double: Any, bundle: Bundle, tmp_path: Path) -> None:
         foreign = double.build(bundle.read("model.onnx")) + b"from elsewhere"
@@ -395,8 +392,6 @@ class TestPlans:
         assert double.builds == 0
 
     def test_one_that_was_built_here_for_another_gpu_is_not(self, double: Any, bundle: Bundle, tmp_path: Path) -> None:
-        from dataclasses import replace
-
         plan = double.build(bundle.read("model.onnx")) + b"other gpu"
         packed = self.packed(double, bundle, tmp_path / "bundle", plan)
         key = runner_of(double, bundle)._plans.key(double.device, bundle.read("model.onnx"))

@@ -101,13 +101,13 @@ class TrtEngine:
         smallest, _, largest = self._engine.get_tensor_profile_shape(next(iter(self.inputs)), 0)
         self.batches = int(next(iter(smallest))), int(next(iter(largest)))
 
-    def context(self, rows: int) -> trt.IExecutionContext:
+    def create_context(self, rows: int) -> trt.IExecutionContext:
         """A new execution context for one batch size.
 
         Raises:
             UnavailableError: TensorRT cannot make it.
         """
-        context = self._create_context()
+        context = self._new_context()
         if size := self.scratch_bytes:
             self._scratch = self._scratch or self._device.allocate(size)
             context.set_device_memory(self._scratch, size)
@@ -128,7 +128,7 @@ class TrtEngine:
         self._scratch = 0
         del self._engine
 
-    def _create_context(self) -> trt.IExecutionContext:
+    def _new_context(self) -> trt.IExecutionContext:
         user_managed = self._tensorrt.module.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._tensorrt.is_rtx:
             context = self._engine.create_execution_context(self._runtime_config(user_managed))

@@ -87,7 +87,7 @@ class Lanes:
             # Its last run may still be under way.
             self._device.synchronise(self._stream)
             self._close(self._lanes.popitem(last=False)[1])
-        context = self._engine.context(rows)
+        context = self._engine.create_context(rows)
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
                 raise CudaError(f"TensorRT refuses the memory of '{name}'")

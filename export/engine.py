@@ -73,7 +73,11 @@ def build_engine(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, *, progress:
     except ValueError as error:
         raise InputError(f"not a model that TensorRT is given: {error}") from error
     with _ONE_BUILD:
-        return _build(tensorrt, onnx, spec, progress)
+        try:
+            return _build(tensorrt, onnx, spec, progress)
+        except UnicodeDecodeError as error:
+            # The bindings hand names over as UTF-8 and raise this wherever one is not.
+            raise InputError("not a model that TensorRT is given: a name in it is no text (UTF-8)") from error
 
 
 def _build(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, progress: Progress | None) -> BuiltEngine:

@@ -21,6 +21,7 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 _GRAPH = ("model", 7)
+_NODE_OUTPUT = ("node", 2)
 #: onnxruntime's node that is, or names the file of, an engine compiled elsewhere: a program.
 _OP_TYPE, _ENGINE = ("node", 4), b"EPContext"
 _EXTERNAL_DATA, _DATA_LOCATION = ("tensor", 13), ("tensor", 14)
@@ -38,6 +39,7 @@ def check_self_contained(data: bytes) -> None:
     todo = [("model", 0, len(data))]
     while todo:
         message, position, end = todo.pop()
+        idle = message == "node"
         while position < end:
             key, position = _varint(data, position, end)
             if key >> 32:
@@ -46,6 +48,7 @@ def check_self_contained(data: bytes) -> None:
             number, wire = key >> 3, key & 7
             value, start, position = _field(data, position, end, wire)
             field = (message, number)
+            idle &= field != _NODE_OUTPUT
             if field == _EXTERNAL_DATA or (field == _DATA_LOCATION and (wire != _VARINT or value)):
                 raise ValueError("it asks for data outside the file")
             if field == _OP_TYPE and data[start:position] == _ENGINE:
@@ -53,6 +56,8 @@ def check_self_contained(data: bytes) -> None:
             has_graph |= field == _GRAPH and wire == _BYTES
             if wire == _BYTES and number in _CHILDREN[message]:
                 todo.append((_CHILDREN[message][number], start, position))
+        if idle:
+            raise ValueError("a node in it has no output")
     if not has_graph:
         raise ValueError("no ONNX graph")
 

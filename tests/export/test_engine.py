@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -82,6 +84,52 @@ def test_cut_files_are_refused(rtx: TensorRt) -> None:
     for length in range(20, len(whole) - 1, 37):
         with pytest.raises((InputError, UnavailableError)):
             build_engine(rtx, whole[:length], SPEC)
+
+
+@pytest.mark.parametrize("name", [b"first", b"image", b"Frobnicate"])
+def test_names_that_are_no_text_are_refused(rtx: TensorRt, name: bytes) -> None:
+    data = graph(op="Frobnicate" if name == b"Frobnicate" else "Conv")
+    with pytest.raises(InputError, match="a name in it is no text"):
+        build_engine(rtx, data.replace(name, b"\xff" * len(name)), SPEC)
+
+
+def test_a_node_without_outputs_is_refused(rtx: TensorRt) -> None:
+    """TensorRT-RTX 1.7 would end the process."""
+    model = onnx.load_from_string(graph())
+    model.graph.node[0].ClearField("output")
+    with pytest.raises(InputError, match="a node in it has no output"):
+        build_engine(rtx, model.SerializeToString(), SPEC)
+
+
+def test_broken_files_do_no_harm(rtx: TensorRt) -> None:
+    """In a process of its own: each is built, or refused by an error of ours."""
+    done = subprocess.run(
+        [sys.executable, "-c", _BREAK], capture_output=True, text=True, check=False, input=graph().hex()
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    refused = int(done.stdout)
+    assert 30 < refused < 100
+
+
+_BREAK = """
+import sys
+import numpy as np
+from poster_edge.errors import InputError, UnavailableError
+from poster_edge.export.engine import build_engine
+from poster_edge.export.engine_spec import EngineSpec
+from poster_edge.export.tensorrt_api import RTX, load
+
+whole, random, refused = bytes.fromhex(sys.stdin.read()), np.random.default_rng(0), 0
+for _ in range(100):
+    data = bytearray(whole)
+    for place in random.integers(0, len(data), 3):
+        data[place] = random.integers(0, 256)
+    try:
+        build_engine(load(RTX), bytes(data), EngineSpec(RTX, compute_capabilities=("8.6",)))
+    except (InputError, UnavailableError):
+        refused += 1
+print(refused)
+"""
 
 
 def test_weights_outside_the_file_are_refused(rtx: TensorRt) -> None:

@@ -6,6 +6,7 @@ python benchmarks/readme.py [--check]
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 from pathlib import Path
@@ -128,10 +129,53 @@ def latency() -> str:
     return "\n\n".join(parts)
 
 
+def engines() -> str:
+    """Time, size and memory of building engines without a GPU."""
+    with (RESULTS / "engines.csv").open(newline="") as file:
+        table_rows = list(csv.DictReader(file))
+    rows = [
+        [
+            r["model"],
+            r["precision"],
+            r["compute_capability"],
+            f"{float(r['cpu_s']):.0f} s",
+            f"{float(r['onnx_mb']):.1f}",
+            f"{float(r['plan_mb']):.1f}",
+            f"{float(r['kernel_text_mb']):.1f} ({r['kernels']})",
+            r["peak_rss_mb"],
+            f"{r['convolutions']}; {r['matrix_products']}",
+            f"{r['fused_attention']} for {r['softmaxes']}",
+        ]
+        for r in table_rows
+        if not r["refused"]
+    ]
+    refused = sorted(
+        {f"{r['model']} in {r['precision']} on {r['compute_capability']}" for r in table_rows if r["refused"]}
+    )
+    columns = ["", "precision", "for", "CPU time", "ONNX MB", "plan MB", "of it source (kernels)", "peak RSS MB"]
+    first = table_rows[0]
+    return "\n\n".join(
+        [
+            f"TensorRT-RTX {first['tensorrt_rtx']} engines for batches {first['profile']}, built without a GPU on a "
+            f"shared {first['cpu']} (`benchmarks/engines.py`; `engines.csv` has the rest; poster has stand-in weights). "
+            f"Refused, for want of FP32 matrix products there: {', '.join(refused)}.",
+            table([*columns, "convolutions; matrix products", "fused attention"], rows),
+            _PLAN_SIZE,
+        ]
+    )
+
+
+_PLAN_SIZE = (
+    "Plans of TensorRT-RTX carry the CUDA source of their kernels as text, compiled on the GPU that runs them; without "
+    "it a plan is about as large as its ONNX file. In a small model that text is nearly the whole plan, and INT8 needs "
+    "more and longer kernels than FP16: that is why its plan is the larger one though its weights are the smaller."
+)
+
+
 def figures() -> str:
     """The whole generated part."""
     note = "Not measured on a Jetson, nor on any GPU. `make bench` regenerates these figures."
-    return "\n\n".join([accuracy(), precision(), latency(), start_up(), note])
+    return "\n\n".join([accuracy(), precision(), latency(), engines(), start_up(), note])
 
 
 def main() -> None:

@@ -157,7 +157,7 @@ def engines() -> str:
     return "\n\n".join(
         [
             f"TensorRT-RTX {first['tensorrt_rtx']} engines for batches {first['profile']}, built without a GPU on a "
-            f"shared {first['cpu']} (`benchmarks/engines.py`; `engines.csv` has the rest; poster with stand-in weights)."
+            f"shared {first['cpu']} (`benchmarks/engines.py`, `engines.csv`; poster with stand-in weights)."
             f" Refused, for want of FP32 matrix products there: {', '.join(refused)}.",
             table([*columns, "convolutions; matrix products", "fused attention"], rows),
             _PLAN_SIZE,

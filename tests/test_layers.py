@@ -14,6 +14,7 @@ BASE = {"__init__", "config", "errors", "files", "labels", "optional"}
 NO_TORCH = {"base", "data", "runtime", "vision", "pipeline"}
 NO_TORCH_FILES = {
     "models/base_config.py",
+    "models/cf_dan_config.py",
     "models/config.py",
     "models/fer_vt_config.py",
     "models/poster_config.py",

@@ -31,6 +31,7 @@ _RECIPE = "[default: the model's recipe]"
 @click.option("--landmarks", type=click.Path(path_type=Path), help=".npz of 68 landmarks per row; POSTER only.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder [default: runs/train/MODEL].")
 @click.option("--init", type=click.Path(path_type=Path), help="Start from a .safetensors of the same model.")
+@click.option("--trunk", type=click.Path(path_type=Path), help="torchvision's ResNet .pth to start the trunk from.")
 @click.option("--epochs", type=int, help=f"Epochs of expression training. {_RECIPE}")
 @click.option("--landmark-epochs", default=8, show_default=True, help="Epochs of landmark pre-training.")
 @click.option("--batch", type=int, help=f"Images per step. {_RECIPE}")
@@ -72,6 +73,7 @@ def command(
     landmarks: Path | None,
     output: Path | None,
     init: Path | None,
+    trunk: Path | None,
     epochs: int | None,
     landmark_epochs: int,
     batch: int | None,
@@ -139,6 +141,7 @@ def command(
             device=_device(device, precision),
             reporter=reporter,
             init=init,
+            trunk=trunk,
             teacher=teacher,
         )
         run.start(resume=resume)

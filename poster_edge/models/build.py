@@ -6,13 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 from poster_edge.models.base_config import ModelConfig
+from poster_edge.models.cf_dan import CfDan
+from poster_edge.models.cf_dan_config import CfDanConfig
 from poster_edge.models.fer_vt import FerVt
 from poster_edge.models.fer_vt_config import FerVtConfig
 from poster_edge.models.network import Network
 from poster_edge.models.poster import Poster
 from poster_edge.models.poster_config import PosterConfig
 
-_NETWORKS: dict[type[ModelConfig], Callable[[Any], Network]] = {PosterConfig: Poster, FerVtConfig: FerVt}
+_NETWORKS: dict[type[ModelConfig], Callable[[Any], Network]] = {
+    PosterConfig: Poster,
+    FerVtConfig: FerVt,
+    CfDanConfig: CfDan,
+}
 
 
 def build_network(config: ModelConfig) -> Network:

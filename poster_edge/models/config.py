@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from poster_edge.errors import UsageError
 from poster_edge.models.base_config import ModelConfig
+from poster_edge.models.cf_dan_config import CF_DAN_CONFIGS
 from poster_edge.models.fer_vt_config import FER_VT_CONFIGS
 from poster_edge.models.poster_config import POSTER_CONFIGS
 
 #: See :mod:`poster_edge.models.registry` for what is known of each.
-CONFIGS: dict[str, ModelConfig] = {c.variant: c for c in (*POSTER_CONFIGS, *FER_VT_CONFIGS)}
+CONFIGS: dict[str, ModelConfig] = {c.variant: c for c in (*POSTER_CONFIGS, *FER_VT_CONFIGS, *CF_DAN_CONFIGS)}
 
 
 def model_config(name: str, *, num_classes: int | None = None) -> ModelConfig:

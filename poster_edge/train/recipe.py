@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from poster_edge.errors import UsageError
 from poster_edge.models.base_config import ModelConfig
+from poster_edge.models.cf_dan_config import CfDanConfig
 from poster_edge.models.fer_vt_config import FerVtConfig
 from poster_edge.models.poster_config import PosterConfig
 
@@ -131,6 +132,9 @@ RECIPES: dict[type[ModelConfig], Recipe] = {
         patience=5,
         factor=0.1,
     ),
+    # CF-DAN's own: AdamW, its decay, batches of 32 and plain cross-entropy.  Rate, schedule and number of epochs
+    # (where its figures end) are not published; no weights are averaged.
+    CfDanConfig: Recipe(epochs=40, warmup=0, batch=32, lr=1e-4, weight_decay=1e-4, label_smoothing=0.0, ema_decay=0.0),
 }
 
 

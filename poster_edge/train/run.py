@@ -31,6 +31,7 @@ from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import ModelInfo, describe_source, load_model, save_checkpoint
 from poster_edge.models.config import model_config
 from poster_edge.models.network import LandmarkNetwork, WithLandmarks
+from poster_edge.models.trunk_weights import load_trunk
 from poster_edge.train import expression, landmarks, targets
 from poster_edge.train.loop import Device, Loop
 from poster_edge.train.metrics import Metrics, evaluate
@@ -67,12 +68,13 @@ class TrainingRun:
         device: where to compute.
         reporter: told about progress.
         init: checkpoint whose weights to start from, landmark stream included, instead of from scratch.
+        trunk: torchvision's file for the network's residual trunk to start from.
         teacher: checkpoint of the same classes and preprocessing whose opinion joins the labels, weighted by
             ``recipe.teacher_weight``.
 
     Raises:
-        UsageError: ``init`` is of another model, ``init`` or ``teacher`` has other classes, or there are points but
-            the network has no landmark stream.
+        UsageError: ``init`` is of another model, ``init`` or ``teacher`` has other classes, there are points but
+            the network has no landmark stream, or there is a ``trunk`` and the network has none or ``init`` is there.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class TrainingRun:
         device: Device,
         reporter: Reporter,
         init: Path | None = None,
+        trunk: Path | None = None,
         teacher: Path | None = None,
     ) -> None:
         self.folder, self.faces, self.points = folder, faces, points
@@ -99,9 +102,13 @@ class TrainingRun:
         self.model = device.place(build_network(config))
         if points is not None and self.landmark_stream is None:
             raise UsageError(f"{model_name} has no landmark stream: it trains without --landmarks")
-        self.init, self.teacher = init, teacher
+        self.init, self.trunk, self.teacher = init, trunk, teacher
+        if init is not None and trunk is not None:
+            raise UsageError("--init brings the trunk's weights with it: leave out --trunk")
         if init is not None:
             self._start_from(init)
+        if trunk is not None:
+            load_trunk(self.model, trunk)
         self.preprocess = _preprocess(faces, config.input_size)
         self.split = split_faces(faces, seed=recipe.seed)
         self.images = torch.from_numpy(faces.squares(np.arange(len(faces)), config.input_size, self.preprocess.colour))
@@ -151,6 +158,7 @@ class TrainingRun:
         """What was asked, for the records."""
         return {
             **({"init": describe_source(self.init)} if self.init else {}),
+            **({"trunk": describe_source(self.trunk)} if self.trunk else {}),
             **({"teacher": describe_source(self.teacher)} if self.teacher else {}),
             "model": self.model.config.variant,
             "data": self.faces.name,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from poster_edge.errors import UsageError
+from poster_edge.errors import InputError, UsageError
 from poster_edge.export.fold import fold_batchnorm, remaining_batchnorms
+from poster_edge.models.build import build_network
+from poster_edge.models.config import CONFIGS
 from poster_edge.models.resnet import ResNet
 from poster_edge.models.resnet_config import RESNET18, RESNET34, ResNetConfig
+from poster_edge.models.trunk_weights import load_trunk
 
 NARROW = ResNetConfig(units=(1, 2), widths=(8, 12), strides=(1, 2), stem_kernel=3, stem_stride=1, stem_pool=False)
 
@@ -69,3 +74,38 @@ def test_batchnorm_folds_away_exactly(config: ResNetConfig) -> None:
 def test_impossible_trunks_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         ResNetConfig(**changes)  # type: ignore[arg-type]
+
+
+def published(trunk: ResNet) -> dict[str, torch.Tensor]:
+    """What torchvision's file of this trunk holds: a classifier too, and no counters."""
+    state = {k: v.clone() for k, v in trunk.state_dict().items() if not k.endswith("num_batches_tracked")}
+    return {**state, "fc.weight": torch.zeros(1000, 16), "fc.bias": torch.zeros(1000)}
+
+
+class Standing(nn.Module):
+    """As little of a network as has a trunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = ResNet(NARROW)
+
+
+def test_trunk_starts_from_a_published_file(tmp_path: Path) -> None:
+    source, network = ResNet(NARROW), Standing()
+    torch.save(published(source), tmp_path / "resnet.pth")
+    load_trunk(network, tmp_path / "resnet.pth")  # type: ignore[arg-type]
+    assert all(torch.equal(v, source.state_dict()[k]) for k, v in network.trunk.state_dict().items())
+
+
+def test_a_file_of_another_trunk_is_refused(tmp_path: Path) -> None:
+    other = ResNet(ResNetConfig(units=(1, 1), widths=(8, 16), strides=(1, 2), stem_kernel=3))
+    torch.save(published(other), tmp_path / "resnet.pth")
+    with pytest.raises(InputError, match=r"layer2\.1\.conv1\.weight"):
+        load_trunk(Standing(), tmp_path / "resnet.pth")  # type: ignore[arg-type]
+
+
+def test_a_network_without_trunk_is_refused(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        poster = build_network(CONFIGS["poster-nano"])
+    with pytest.raises(UsageError, match="poster-nano has no residual trunk"):
+        load_trunk(poster, tmp_path / "resnet.pth")

@@ -149,7 +149,8 @@ class _Quantiser:
         self.graph = Graph(model)
         self.site_of = {s.node: s for s in sites}
         self.initializers = dict(self.graph.initializers)
-        self.weights: dict[tuple[str, int], str] = {}
+        # weights that have been quantised for a reader already
+        self.taken: set[str] = set()
         self.head: list[onnx.NodeProto] = []
         # (tensor, reading node) -> what that node reads instead
         self.reads: dict[tuple[str, str], str] = {}
@@ -260,33 +261,32 @@ class _Quantiser:
         self.initializers[f"{name}_zero_point"] = constant(f"{name}_zero_point", zero)
 
     def _weight(self, site: Site) -> str:
-        assert site.weight is not None
-        key = (site.weight, site.axis)
-        if key not in self.weights:
-            values = self.graph.array(site.weight)
-            others = tuple(i for i in range(values.ndim) if i != site.axis)
-            top = self.weight_levels
-            scale = self._scale(np.abs(values).max(axis=others), top)
-            shape = [-1 if i == site.axis else 1 for i in range(values.ndim)]
-            levels = np.clip(np.rint(values / scale.reshape(shape)), -top, top).astype(np.int8)
-            stem = site.weight if not self._is_shared(site.weight) else f"{site.weight}_axis{site.axis}"
-            self.initializers[f"{stem}_quantized"] = constant(f"{stem}_quantized", levels)
-            self._scales(stem, scale, np.zeros(len(scale), np.int8))
-            self.head.append(
-                helper.make_node(
-                    "DequantizeLinear",
-                    [f"{stem}_quantized", f"{stem}_scale", f"{stem}_zero_point"],
-                    [f"{stem}_dequantized"],
-                    name=f"{stem}_DequantizeLinear",
-                    axis=site.axis,
-                )
-            )
-            self.weights[key] = f"{stem}_dequantized"
-        return self.weights[key]
+        """The quantised weight of one operator.
 
-    def _is_shared(self, weight: str) -> bool:
-        """Whether a weight has been quantised along another axis already."""
-        return any(name == weight for name, _ in self.weights)
+        Operators that share a weight get a copy each: on x86 onnxruntime turns INT8 weights into UINT8
+        reader by reader, and stops with an error when it meets one a second time.
+        """
+        assert site.weight is not None
+        values = self.graph.array(site.weight)
+        others = tuple(i for i in range(values.ndim) if i != site.axis)
+        top = self.weight_levels
+        scale = self._scale(np.abs(values).max(axis=others), top)
+        shape = [-1 if i == site.axis else 1 for i in range(values.ndim)]
+        levels = np.clip(np.rint(values / scale.reshape(shape)), -top, top).astype(np.int8)
+        stem = site.weight if site.weight not in self.taken else f"{site.weight}_of_{site.node}"
+        self.taken.add(site.weight)
+        self.initializers[f"{stem}_quantized"] = constant(f"{stem}_quantized", levels)
+        self._scales(stem, scale, np.zeros(len(scale), np.int8))
+        self.head.append(
+            helper.make_node(
+                "DequantizeLinear",
+                [f"{stem}_quantized", f"{stem}_scale", f"{stem}_zero_point"],
+                [f"{stem}_dequantized"],
+                name=f"{stem}_DequantizeLinear",
+                axis=site.axis,
+            )
+        )
+        return f"{stem}_dequantized"
 
     def _rewired(self, node: onnx.NodeProto) -> onnx.NodeProto:
         copy = onnx.NodeProto()

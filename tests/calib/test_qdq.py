@@ -241,3 +241,35 @@ class TestWeightsOf7Bits:
     def test_other_widths_are_refused(self, small: onnx.ModelProto, ranges: dict[str, float]) -> None:
         with pytest.raises(UsageError, match="expected 8 or 7"):
             quantise(small, ranges, placement="inputs", weight_bits=4)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_operators_that_share_a_weight(placement: str) -> None:
+    """Exported networks that call a layer twice have such; onnxruntime refused one DequantizeLinear for two readers."""
+    rng = np.random.default_rng(0)
+    helper = onnx.helper
+    weights = rng.normal(0, 0.3, (4, 4, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["image", "stem"], ["x"], name="n_stem"),
+            helper.make_node("Conv", ["x", "w"], ["a"], name="n_a", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["x"], ["r"], name="n_relu"),
+            helper.make_node("Conv", ["r", "w"], ["b"], name="n_b", pads=[1, 1, 1, 1]),
+            helper.make_node("Add", ["a", "b"], ["s"], name="n_sum"),
+            helper.make_node("GlobalAveragePool", ["s"], ["logits"], name="n_pool"),
+        ],
+        "shared",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4, 1, 1])],
+        [
+            numpy_helper.from_array(rng.normal(0, 0.5, (4, 3, 1, 1)).astype(np.float32), "stem"),
+            numpy_helper.from_array(weights, "w"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    images = [rng.normal(size=(4, 3, 8, 8)).astype(np.float32)]
+    found = from_histograms(collect(model, tensors_to_calibrate(model), images))
+    quantised = quantise(model, {t: r["mse"] for t, r in found.items()}, placement=placement)
+    expected = logits(model, images)
+    assert np.abs(logits(quantised, images) - expected).max() < 0.05 * np.abs(expected).max()
+    assert sum(n.op_type == "Conv" for n in quantised.graph.node) == 3

@@ -209,7 +209,9 @@ def main() -> None:
     if device == "cuda" and not torch.cuda.is_available():
         parser.exit(4, "no GPU here; add CPU=1 (or --cpu) for the toy size\n")
     args.out.mkdir(parents=True, exist_ok=True)
-    names = ["poster-nano", "fer-vt-nano"] if args.cpu else ["poster-nano", "poster-t", "poster-s", "poster", "fer-vt"]
+    names = ["poster-nano", "fer-vt-nano", "cf-dan-nano"]
+    if not args.cpu:
+        names = ["poster-nano", "poster-t", "poster-s", "poster", "fer-vt", "cf-dan"]
     if args.job == "check":
         from gpu_providers import provider_rows
 

@@ -163,6 +163,8 @@ class Interaction(nn.Module):
 class CfDan(Network):
     """The network of one :class:`CfDanConfig`: (B, 3, S, S) normalised image -> (B, C) logits."""
 
+    config: CfDanConfig
+
     def __init__(self, config: CfDanConfig) -> None:
         super().__init__()
         self.config = config

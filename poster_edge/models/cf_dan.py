@@ -78,13 +78,13 @@ class SpatialAttention(GroupAttention):
         if self.rows == 1:
             return x
         # B x g² x D -> B x D x g x g
-        maps = x.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        maps = x.transpose(1, 2).reshape(-1, x.shape[2], self.grid, self.grid)
         # B x D x g x g/2 -> B x g·(g/2) x D
         return self.distil(maps).flatten(2).transpose(1, 2)
 
     def _by_row(self, x: Tensor) -> Tensor:
         # B x M x D -> B x rows x M/rows x D
-        return x.unflatten(1, (self.rows, -1))
+        return x.reshape(-1, self.rows, x.shape[1] // self.rows, x.shape[2])
 
 
 class ChannelAttention(GroupAttention):
@@ -111,7 +111,7 @@ class ChannelAttention(GroupAttention):
 
     def _by_group(self, x: Tensor) -> Tensor:
         # B x N x D -> B x groups x D/groups x N
-        return x.transpose(1, 2).unflatten(1, (self.groups, self.width))
+        return x.transpose(1, 2).reshape(-1, self.groups, self.width, x.shape[1])
 
     def _distilled(self, x: Tensor) -> Tensor:
         """(B, g², D) -> (B, groups, D/(2·groups), g²)."""
@@ -119,9 +119,9 @@ class ChannelAttention(GroupAttention):
         if self.groups == 1:
             return grouped
         # B x groups x W x g² -> B·groups x W x g x g
-        maps = grouped.flatten(0, 1).unflatten(2, (self.grid, self.grid))
+        maps = grouped.reshape(-1, self.width, self.grid, self.grid)
         # B·groups x W/2 x g x g -> B x groups x W/2 x g²
-        return self.distil(maps).flatten(2).unflatten(0, (-1, self.groups))
+        return self.distil(maps).reshape(-1, self.groups, self.width // 2, self.grid**2)
 
 
 class DualAttention(nn.Module):

@@ -70,7 +70,7 @@ class CfDanConfig(ModelConfig):
         marks = [f"no {name}" for name in ("dam", "distil", "cross", "ilm") if not getattr(self, name)]
         marks += ["output projections"] if self.out_proj else []
         marks += [self.activation] if self.activation != "pcp" else []
-        trunk = f"CF-DAN: ResNet-{2 * sum(self.trunk.units) + 2}"
+        trunk = f"ResNet-{2 * sum(self.trunk.units) + 2}"
         return ", ".join((trunk, f"{self.grid}x{self.grid} tokens", f"{self.dim} wide", *marks))
 
 

@@ -16,8 +16,12 @@ from poster_edge.calib.collect import collect
 from poster_edge.calib.qdq import quantise, tensors_to_calibrate
 from poster_edge.config import Preprocess
 from poster_edge.data.preprocess import to_input
+from poster_edge.export.engine import build_engine
+from poster_edge.export.engine_report import verify_engine
+from poster_edge.export.engine_spec import EngineSpec, Profile
 from poster_edge.export.fp16 import input_range, to_fp16
 from poster_edge.export.onnx import export_onnx
+from poster_edge.export.tensorrt_api import RTX, TensorRt
 from poster_edge.models.build import build_network
 from poster_edge.models.config import CONFIGS
 from poster_edge.models.network import Network
@@ -91,6 +95,22 @@ def test_lower_precisions_compute_the_model(graphs: dict[str, onnx.ModelProto], 
     spread = np.abs(logits["fp32"] - logits["fp32"].mean(axis=0)).max()
     for name, share in (("fp16", 0.01), ("int8", 0.2), ("int8-inputs", 0.2)):
         assert np.abs(logits[name] - logits["fp32"]).max() < share * spread, name
+
+
+@pytest.mark.parametrize("form", ["fp32", "fp16", "int8-inputs"])
+def test_tensorrt_rtx_builds_it(rtx: TensorRt, graphs: dict[str, onnx.ModelProto], form: str) -> None:
+    spec = EngineSpec(RTX, Profile(1, 4, 16), compute_capabilities=("8.6",))
+    engine = build_engine(rtx, graphs[form].SerializeToString(), spec)
+    precision = form.partition("-")[0]
+    report = verify_engine(rtx, engine, precision)
+    assert len(engine.plan) > 100_000
+    found = report.counts()
+    # 9 of the trunk with its shortcuts, 2 for each distillation: 3 spatial (the first layer's is one), 4 channel.
+    assert sum(found["convolution"].values()) == 9 + 2 * 3 + 2 * 4
+    # The products of attention stay in FP16.
+    other = {"fp16"} if precision == "int8" else set()
+    assert set(found["matrix product"]) == {precision} | other
+    assert found["convolution"].keys() <= {precision} | other
 
 
 class Alone(nn.Module):

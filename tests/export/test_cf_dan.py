@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,9 @@ def test_tensorrt_rtx_builds_it(rtx: TensorRt, graphs: dict[str, onnx.ModelProto
     other = {"fp16"} if precision == "int8" else set()
     assert set(found["matrix product"]) == {precision} | other
     assert found["convolution"].keys() <= {precision} | other
+    if form == "fp16" and b"__myl_" in engine.plan:
+        # Names of generated kernels, an undocumented format: PCP is computed within the product before it.
+        assert re.search(rb"__myl_FcAddMaxMinSub\w*Max\w*MulAdd", engine.plan)
 
 
 class Alone(nn.Module):

@@ -2,7 +2,7 @@
 
     python benchmarks/run_all.py [--shared FOLDER]
 
-Start-up needs nothing but the checkout; accuracy and crop framing need the data in FOLDER.
+Start-up and PCP need nothing but the checkout; accuracy and crop framing need the data in FOLDER.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ def main() -> None:
     args = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     write("startup.json", {"runs": RUNS, "commands": startup()})
+    subprocess.run([sys.executable, "benchmarks/pcp.py"], check=True, cwd=ROOT)
     if args.shared is not None:
         shared = args.shared.resolve()
         evaluation(shared)

@@ -14,6 +14,7 @@ import click
 if TYPE_CHECKING:
     from poster_edge.cli.export_draft import Draft
     from poster_edge.export.engine import BuiltEngine
+    from poster_edge.export.engine_key import EngineKey
     from poster_edge.export.engine_spec import EngineSpec
     from poster_edge.export.tensorrt_api import TensorRt
     from poster_edge.runtime.bundle import Bundle
@@ -136,6 +137,7 @@ def add_engine(draft: Draft, tensorrt: TensorRt, spec: EngineSpec, precision: st
     name = f"{ENGINE_FOLDER}/{key.digest}.plan"
     path = folder / name
     write_atomic(path, engine.plan)
+    _remember(engine.plan, key)
     record = EngineRecord(
         flavour=tensorrt.flavour,
         tensorrt=tensorrt.version,
@@ -155,6 +157,19 @@ def add_engine(draft: Draft, tensorrt: TensorRt, spec: EngineSpec, precision: st
         console.message(f"{name}: {note}")
     manifest = replace(draft.manifest, engines={**draft.manifest.engines, name: record})
     return replace(draft, manifest=manifest, files={**draft.files, name: path})
+
+
+def _remember(plan: bytes, key: EngineKey) -> None:
+    """Note in this user's cache that the plan was built here, so that ``run`` opens it unasked."""
+    from poster_edge.cli import console
+    from poster_edge.errors import PosterEdgeError
+    from poster_edge.runtime.engine_cache import EngineCache
+
+    try:
+        cache = EngineCache(notify=console.message)
+        cache.remember(hashlib.sha256(plan).hexdigest(), key, size=len(plan))
+    except PosterEdgeError as error:
+        console.message(f"{error}; 'run' will open this engine only with --trust-engine")
 
 
 def _build(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, title: str) -> BuiltEngine:

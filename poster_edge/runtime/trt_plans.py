@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from poster_edge.errors import UnavailableError
 from poster_edge.export.engine_key import EngineKey, engine_key
@@ -15,8 +15,8 @@ from poster_edge.runtime.engine_cache import EngineCache, differences
 from poster_edge.runtime.trt_engine import TrtEngine
 
 Progress = Callable[[float, str], None]
-#: Fields of a key in which a bundle's plan may differ from what would be built: it is used with its own.
-_FREE = ("profile",)
+#: Fields of a key in which a bundle's plan may differ from what would be built, as they were chosen at export.
+_FREE = ("profile", "flags", "compute_capabilities")
 
 
 class PlanSource:
@@ -100,7 +100,7 @@ class PlanSource:
         plans = {n: a for n, a in self._bundle.manifest.artefacts.items() if n.startswith("engines/")}
         for name, artefact in plans.items():
             built = cache.ledger(artefact.sha256)
-            if built is not None and not differences(built.fields, key, besides=_FREE):
+            if built is not None and _serves(built.fields, key):
                 return self._bundle.read(name)
         name = f"engines/{key.digest}.plan"
         if name not in plans:
@@ -113,6 +113,12 @@ class PlanSource:
             return None
         self._notify(f"{name} of the bundle is opened although it was not built here: --trust-engine")
         return self._bundle.read(name)
+
+
+def _serves(built: Mapping[str, str], key: EngineKey) -> bool:
+    """Whether a plan that was built here runs where the key's would."""
+    named = [c for c in built.get("compute_capabilities", "").split(", ") if c]
+    return not differences(built, key, besides=_FREE) and (not named or key.gpu_capability in named)
 
 
 def build_plan(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, progress: Progress | None) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -15,11 +15,21 @@ import pytest
 from poster_edge.export.gpu import find_gpu
 from poster_edge.export.tensorrt_api import TENSORRT, TensorRt, installed
 from poster_edge.runtime.bundle import load_bundle, write_bundle
+from poster_edge.runtime.engine_cache import EngineCache
 from poster_edge.runtime.engine_record import EngineRecord, parse_engines
 from poster_edge.runtime.manifest import BundleError, read_manifest
 
 Command = Callable[..., CompletedProcess[str]]
 RTX_86 = ("--format", "tensorrt-rtx", "--compute-capability", "8.6")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of engines of its own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POSTER_EDGE_CACHE", str(folder))
+        yield folder / "engines"
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +57,27 @@ def test_the_engine_is_recorded(exported: Path, tiny_bundle: Path, rtx: TensorRt
     assert record.onnx_sha256 == load_bundle(tiny_bundle).manifest.artefacts["model.onnx"].sha256
     assert record.report["source"] == "parsed" or find_gpu()
     assert list(record.report["layers"]) == ["matrix product"]
+
+
+def test_this_machine_knows_what_it_built(exported: Path, cache: Path) -> None:
+    bundle = load_bundle(exported)
+    ((name, record),) = bundle.manifest.engines.items()
+    known = EngineCache(cache).ledger(bundle.manifest.artefacts[name].sha256)
+    assert known is not None
+    assert known.fields["onnx_sha256"] == record.onnx_sha256
+    assert known.fields["compute_capabilities"] == "8.6, 8.9"
+
+
+def test_a_cache_that_is_refused_does_not_stop_the_export(
+    poster_edge: Command, tiny_bundle: Path, rtx: TensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines").chmod(0o777)
+    monkeypatch.setenv("POSTER_EDGE_CACHE", str(tmp_path))
+    done = poster_edge("export", "--model", str(tiny_bundle), *RTX_86, "-o", str(tmp_path / "b"))
+    assert done.returncode == 0, done.stderr
+    assert "others can write to it" in done.stderr
+    assert "only with --trust-engine" in done.stderr
 
 
 def test_a_second_engine_joins_the_first(poster_edge: Command, exported: Path, tmp_path: Path) -> None:

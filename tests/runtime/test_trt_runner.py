@@ -379,23 +379,48 @@ class TestPlans:
         assert not EngineCache().records()
         assert EngineCache().ledger(hashlib.sha256(foreign).hexdigest()) is None
 
-    def test_one_that_was_built_here_is_opened(self, double: Any, bundle: Bundle, tmp_path: Path) -> None:
+    def known(self, double: Any, bundle: Bundle, plan: bytes, **fields: Any) -> None:
+        """Put a plan on this machine's ledger, under a key that differs in some fields."""
+        key = runner_of(double, bundle)._plans.key(double.device, bundle.read("model.onnx"))
+        EngineCache().remember(hashlib.sha256(plan).hexdigest(), replace(key, **fields), size=len(plan))
+
+    @pytest.mark.parametrize(
+        "chosen",
+        [{}, {"profile": "1/4/8"}, {"flags": ("workspace=64MiB",)}, {"compute_capabilities": ("8.6", "8.9")}],
+        ids=str,
+    )
+    def test_one_that_was_built_here_is_opened(
+        self, double: Any, bundle: Bundle, tmp_path: Path, chosen: dict[str, Any]
+    ) -> None:
         plan = double.build(bundle.read("model.onnx"))
         packed = self.packed(double, bundle, tmp_path / "bundle", plan)
-        other_profile = EngineSpec("tensorrt-rtx", Profile(1, 4, 8))
-        key = runner_of(double, bundle, spec=other_profile)._plans.key(double.device, bundle.read("model.onnx"))
-        EngineCache().remember(hashlib.sha256(plan).hexdigest(), key, size=len(plan))
+        self.known(double, bundle, plan, **chosen)
         double.builds = 0
         with runner_of(double, packed):
             pass
         assert double.opened == [plan]
         assert double.builds == 0
 
-    def test_one_that_was_built_here_for_another_gpu_is_not(self, double: Any, bundle: Bundle, tmp_path: Path) -> None:
-        plan = double.build(bundle.read("model.onnx")) + b"other gpu"
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"gpu": "another"},
+            {"driver": "1.0"},
+            {"cuda": "12.0"},
+            {"tensorrt": "10.3"},
+            {"flavour": "tensorrt"},
+            {"onnx_sha256": "0" * 64},
+            {"calibration": "other"},
+            {"compute_capabilities": ("8.9",)},
+        ],
+        ids=str,
+    )
+    def test_one_that_was_built_here_for_something_else_is_not(
+        self, double: Any, bundle: Bundle, tmp_path: Path, other: dict[str, Any]
+    ) -> None:
+        plan = double.build(bundle.read("model.onnx")) + b"for something else"
         packed = self.packed(double, bundle, tmp_path / "bundle", plan)
-        key = runner_of(double, bundle)._plans.key(double.device, bundle.read("model.onnx"))
-        EngineCache().remember(hashlib.sha256(plan).hexdigest(), replace(key, gpu="another"), size=len(plan))
+        self.known(double, bundle, plan, **other)
         with runner_of(double, packed):
             pass
         assert plan not in double.opened

@@ -73,7 +73,7 @@ class FerVtConfig(ModelConfig):
         # Named as its paper counts: two convolutions a block, the stem and the classifier it had.
         parts.append(f"ResNet-{2 * sum(self.trunk.units) + 2}")
         if self.transformer:
-            parts.append(f"depth {self.depth}, {self.dim} wide")
+            parts.append(f"depth {self.depth}")
         return ", ".join(parts)
 
     @property

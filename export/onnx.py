@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from poster_edge.errors import PosterEdgeError
+from poster_edge.export.cross_fusion_op import fuse_depths
 from poster_edge.export.fold import fold_batchnorm
 from poster_edge.files import write_atomic
 from poster_edge.kernels.attention import exportable
@@ -22,7 +23,9 @@ INPUT, OUTPUT = "image", "logits"
 OPSET = 20
 
 
-def export_onnx(model: nn.Module, size: int, path: Path) -> onnx.ModelProto:
+def export_onnx(
+    model: nn.Module, size: int, path: Path, *, fused_to: tuple[Path, int] | None = None
+) -> onnx.ModelProto:
     """Write ``model`` as ONNX: input ``image`` float32 (N, 3, S, S), output ``logits`` (N, C).
 
     BatchNorm is folded, weights that nothing reads are not written, attention is spelled out.
@@ -31,6 +34,8 @@ def export_onnx(model: nn.Module, size: int, path: Path) -> onnx.ModelProto:
         model: in any mode; it is not changed.
         size: S.
         path: written atomically.
+        fused_to: also write a file in which each cross-fusion depth is one node, and the number of
+            attention heads; see :mod:`poster_edge.export.cross_fusion_op`.
 
     Raises:
         PosterEdgeError: the exporter or the checker refuses the model.
@@ -38,10 +43,18 @@ def export_onnx(model: nn.Module, size: int, path: Path) -> onnx.ModelProto:
     example = torch.zeros(2, 3, size, size)
     folded = fold_batchnorm(model.cpu().float(), example)
     proto = _trace(folded, example)
+    # Only a graph that still names the modules tells where a depth begins.
+    fused = fuse_depths(proto, heads=fused_to[1]) if fused_to else None
+    _finish(proto, path)
+    if fused is not None and fused_to is not None:
+        _finish(fused, fused_to[0])
+    return proto
+
+
+def _finish(proto: onnx.ModelProto, path: Path) -> None:
     _clean(proto)
     _check(proto)
     write_atomic(path, proto.SerializeToString())
-    return proto
 
 
 def _trace(model: nn.Module, example: torch.Tensor) -> onnx.ModelProto:

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
 @click.option("--judge-images", type=click.IntRange(1), default=4096, show_default=True, help="At most so many judge.")
 @click.option("--compare", "images", default=64, show_default=True, help="How many to compare with PyTorch on.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of one operator [default: the runtime's choice].")
+@click.option("--fused-op", is_flag=True, help="Also write a graph with one node for each cross-fusion depth.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page about the export to this folder.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @engine_options
@@ -101,6 +102,7 @@ def command(
     judge_images: int,
     images: int,
     threads: int | None,
+    fused_op: bool,
     report: Path | None,
     force: bool,
     triton: dict[str, Any],
@@ -155,6 +157,7 @@ def command(
         judged=judge_images,
         threads=threads,
         weight_bits=_weight_bits(weight_bits, main, target),
+        fused_op=fused_op,
     )
     model = model or (None if checkpoint else "poster-nano")
     base = name or (Path(model).name if model else checkpoint.stem if checkpoint else "model")
@@ -212,11 +215,15 @@ def _source(
     """The float32 part: of a finished bundle where that is enough, else exported from PyTorch."""
     from poster_edge.cli import console
     from poster_edge.cli.export_draft import reopen
+    from poster_edge.errors import UsageError
     from poster_edge.optional import require
     from poster_edge.runtime.bundle import load_bundle, zoo_names
 
     is_folder = model is not None and Path(model).is_dir()
-    if model is not None and not random_weights and (is_folder or (options.precisions and model in zoo_names())):
+    if is_folder and options.fused_op:
+        raise UsageError("--fused-op needs PyTorch weights: pass --checkpoint, or the name of a packaged model")
+    packed = options.precisions and model in zoo_names() and not options.fused_op
+    if model is not None and not random_weights and (is_folder or packed):
         bundle = load_bundle(model)
         console.message(f"starting from {bundle.manifest.model}, exported and compared with PyTorch before")
         return reopen(bundle, scratch)
@@ -226,7 +233,7 @@ def _source(
 
     network, info = load_source(model, checkpoint, random_weights=random_weights)
     batches = comparison_inputs(info.preprocess, options.data, images)
-    draft, parity = trace(network, info, batches, scratch, name=name or info.model)
+    draft, parity = trace(network, info, batches, scratch, name=name or info.model, fused_op=options.fused_op)
     console.message(f"compared with PyTorch: {parity}")
     return draft, None
 

@@ -25,6 +25,7 @@ class Options:
         judged: at most so many of them.
         threads: of one operator.
         weight_bits: of INT8's weights: 8, or 7 for CPUs without VNNI.
+        fused_op: also write a graph with one node for each cross-fusion depth.
         thresholds: of the gate.
     """
 
@@ -40,6 +41,7 @@ class Options:
     judged: int = 4096
     threads: int | None = None
     weight_bits: int = 8
+    fused_op: bool = False
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     @property

@@ -17,7 +17,7 @@ from poster_edge.cli.export_draft import CARD_FILE, Draft
 from poster_edge.config import Preprocess
 from poster_edge.data.faces import load_faces
 from poster_edge.data.preprocess import to_input
-from poster_edge.errors import GateError, UnavailableError
+from poster_edge.errors import GateError, UnavailableError, UsageError
 from poster_edge.export.card import model_card
 from poster_edge.export.onnx import INPUT, OPSET, OUTPUT, export_onnx
 from poster_edge.export.validate import Comparison, compare
@@ -27,6 +27,7 @@ from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import ModelInfo, load_model, save_checkpoint
 from poster_edge.models.config import model_config
 from poster_edge.models.network import Network, live_parameters
+from poster_edge.models.poster import Poster
 from poster_edge.models.registry import REGISTRY
 from poster_edge.runtime.bundle import MODEL_FILE, WEIGHTS_FILE, load_bundle, zoo_names
 from poster_edge.runtime.manifest import RANDOM_WEIGHTS, Manifest
@@ -34,6 +35,8 @@ from poster_edge.vision.samples import sample_crops
 
 #: Largest accepted difference of a logit over the largest logit, both in float32.
 TOLERANCE = 1e-4
+#: The graph in which each cross-fusion depth is one node, for a TensorRT plugin; no runtime here opens it.
+FUSED_FILE = "model.fused-op.onnx"
 #: Weights are packed beside the graph up to this size, so that a bundle can be exported again.
 _MAX_PACKED_WEIGHTS = 16 << 20
 
@@ -83,7 +86,13 @@ def comparison_inputs(preprocess: Preprocess, data: Path | None, count: int) -> 
 
 
 def trace(
-    network: Network, info: ModelInfo, batches: list[NDArray[np.float32]], folder: Path, *, name: str
+    network: Network,
+    info: ModelInfo,
+    batches: list[NDArray[np.float32]],
+    folder: Path,
+    *,
+    name: str,
+    fused_op: bool = False,
 ) -> tuple[Draft, Comparison]:
     """Export to ONNX, compare with PyTorch, and lay out what goes into the bundle.
 
@@ -93,16 +102,24 @@ def trace(
         batches: real faces to compare on.
         folder: for the files, until the bundle is written.
         name: of the bundle's model in messages.
+        fused_op: also write :data:`FUSED_FILE`.
 
     Raises:
-        GateError: the graph does not compute what PyTorch computes.
+        GateError: a graph does not compute what PyTorch computes.
+        UsageError: ``fused_op`` for a network without cross-fusion.
     """
-    graph = folder / MODEL_FILE
-    export_onnx(network, network.config.input_size, graph)
+    graph, fused = folder / MODEL_FILE, folder / FUSED_FILE
+    fused_to = (fused, _fusion_heads(network)) if fused_op else None
+    export_onnx(network, network.config.input_size, graph, fused_to=fused_to)
     parity = compare(_torch_model(network), _onnx_model(graph), batches, tolerance=TOLERANCE)
     if not parity:
         raise GateError(f"the exported graph differs from PyTorch: {parity}; nothing was written")
     files = {MODEL_FILE: graph}
+    if fused_op:
+        files[FUSED_FILE] = fused
+        same = compare(_torch_model(network), _onnx_model(fused), batches, tolerance=TOLERANCE)
+        if not same:
+            raise GateError(f"the graph with fused nodes differs from PyTorch: {same}; nothing was written")
     if sum(v.numel() * v.element_size() for v in network.state_dict().values()) <= _MAX_PACKED_WEIGHTS:
         files[WEIGHTS_FILE] = folder / WEIGHTS_FILE
         save_checkpoint(files[WEIGHTS_FILE], network.state_dict(), info)
@@ -124,6 +141,17 @@ def trace(
         tools=_tools(),
     )
     return Draft(manifest, files), parity
+
+
+def _fusion_heads(network: Network) -> int:
+    """Attention heads of the cross-fusion.
+
+    Raises:
+        UsageError: the network has none.
+    """
+    if not isinstance(network, Poster):
+        raise UsageError(f"--fused-op is for POSTER's cross-fusion; {network.config.variant} has none")
+    return network.config.heads
 
 
 def _torch_model(network: Network) -> Callable[[NDArray[np.float32]], NDArray[Any]]:

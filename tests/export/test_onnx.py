@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,29 +17,17 @@ from poster_edge.export.fold import fold_batchnorm, remaining_batchnorms
 from poster_edge.export.onnx import export_onnx
 from poster_edge.export.validate import compare
 from poster_edge.models.backbones import IRUnit
-from poster_edge.models.build import build_network
-from poster_edge.models.config import CONFIGS
 from poster_edge.models.network import Network, live_parameters
+from poster_edge.models.poster import Poster
 from poster_edge.models.poster_config import IRConfig
-
-
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every normalisation its own statistics and scales, so that nothing folds by luck."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.5, generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            nn.init.normal_(module.bias, 0, 0.5, generator=generator)
-    return model.eval()
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("widths", [(8, 8), (8, 12)], ids=["same-width", "wider"])
 @pytest.mark.parametrize("pre_norm", [True, False], ids=["pre-norm", "post-norm"])
-def test_folding_is_exact_at_the_border(stride: int, widths: tuple[int, int], pre_norm: bool) -> None:
+def test_folding_is_exact_at_the_border(
+    randomise: Callable[[nn.Module], nn.Module], stride: int, widths: tuple[int, int], pre_norm: bool
+) -> None:
     torch.manual_seed(0)
     unit = randomise(IRUnit(*widths, stride, IRConfig(pre_norm=pre_norm))).double()
     x = torch.randn(2, 8, 9, 7, dtype=torch.float64)
@@ -50,16 +39,13 @@ def test_folding_is_exact_at_the_border(stride: int, widths: tuple[int, int], pr
 
 
 @pytest.fixture(scope="module")
-def nano() -> Network:
-    torch.manual_seed(0)
-    return randomise(build_network(CONFIGS["poster-nano"]))  # type: ignore[return-value]
+def nano(exported_nano: tuple[Poster, Path, Path]) -> Network:
+    return exported_nano[0]
 
 
 @pytest.fixture(scope="module")
-def graph(nano: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export_onnx(nano, 48, path)
-    return path
+def graph(exported_nano: tuple[Poster, Path, Path]) -> Path:
+    return exported_nano[1]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 17])

@@ -3,26 +3,34 @@
 A back end says what it needs and checks each call.  An automatic choice takes the first that serves
 and logs once why the others do not; one asked for by name (:func:`use`, or ``POSTER_EDGE_KERNELS``)
 serves or raises.  Names: ``auto``, ``triton``, ``cuda``, ``sdpa``, ``eager``; ``triton:int8`` and
-``cuda:int8`` take INT8 weights.
+``cuda:int8`` take INT8 weights.  "cuda" runs what ``poster-edge kernels build`` compiled, without Triton.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from poster_edge.errors import UnavailableError, UsageError
+from poster_edge.errors import InputError, UnavailableError, UsageError
 from poster_edge.kernels.chain import Launcher
 from poster_edge.kernels.shape import FusionShape
 from poster_edge.optional import available, require
 
+if TYPE_CHECKING:
+    from poster_edge.kernels.aot_loader import AheadOfTime
+
 VARIABLE = "POSTER_EDGE_KERNELS"
+#: Names the folder of kernels that the back end "cuda" runs.
+FOLDER = "POSTER_EDGE_KERNELS_FOLDER"
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 #: Offsets inside the kernels are 32 bits wide.
 _LARGEST_BATCH = 8192
@@ -129,7 +137,32 @@ def _reject_plain(call: Call) -> str | None:
 
 
 def _reject_cuda(call: Call) -> str | None:
-    return "no CUDA C++ kernels are built here"
+    if call.device.type != "cuda":
+        return f"it needs a CUDA GPU, and the tensors are on '{call.device.type}'"
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        return f"no compiled kernels are named: poster-edge kernels build … -o DIR, then {FOLDER}=DIR"
+    from poster_edge.kernels.aot_loader import read_manifest
+
+    try:
+        shape, precision, _ = read_manifest(Path(folder))
+    except InputError as error:
+        return str(error)
+    if (shape, precision) != (call.shape, call.precision):
+        return f"{folder} holds {precision} kernels for {shape}, not {call.precision} for {call.shape}"
+    return _reject_fused(call)
+
+
+def _load_cuda() -> Launcher:
+    return _open_compiled(Path(os.environ[FOLDER]), torch.cuda.current_device()).launch
+
+
+@functools.cache
+def _open_compiled(folder: Path, device: int) -> AheadOfTime:
+    from poster_edge.kernels.aot_loader import AheadOfTime
+    from poster_edge.kernels.cuda.driver import Driver
+
+    return AheadOfTime(folder, Driver(ordinal=device))
 
 
 #: Name -> back end, in the order in which an automatic choice tries them.
@@ -137,7 +170,7 @@ BACKENDS: dict[str, Backend] = {
     b.name: b
     for b in (
         Backend("triton", "triton and a CUDA GPU", _reject_triton, _decline_triton, _load_triton),
-        Backend("cuda", "CUDA C++ kernels and a CUDA GPU", _reject_cuda, launcher=_load_triton),
+        Backend("cuda", "kernels compiled ahead and a CUDA GPU", _reject_cuda, launcher=_load_cuda),
         Backend("sdpa", "nothing", _reject_plain),
         Backend("eager", "nothing", _reject_plain),
     )

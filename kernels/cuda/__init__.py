@@ -1,0 +1,1 @@
+"""CUDA C++ kernels: their source in ``csrc/``, how they are built, checked on a host and launched."""

@@ -20,8 +20,8 @@ from poster_edge.kernels.pack import PackedDepth, pack
 from poster_edge.models.fusion import FusionStage
 from poster_edge.models.poster_config import POSTER_CONFIGS
 
-#: Relative L2 error against float64, and at most so many times that of PyTorch in FP16.
-TOLERANCE, WORSE_THAN_PYTORCH = 1e-3, 1.5
+#: Relative L2 error against float64; PyTorch in FP16 rounds more often and is never better.
+TOLERANCE = 1e-3
 PRECISIONS = ("fp64", "fp16", "w8a16")
 
 
@@ -72,7 +72,7 @@ def test_equals_float64(library: Path, packed: dict[str, PackedDepth], batch: in
     exact = reference.attend(x.double(), packed["fp64"])
     assert not found.isnan().any()
     assert error(found, exact) < TOLERANCE
-    assert error(found, exact) < WORSE_THAN_PYTORCH * error(reference.attend(x, packed["fp16"]), exact)
+    assert error(found, exact) < error(reference.attend(x, packed["fp16"]), exact)
 
 
 @pytest.mark.parametrize("batch", [3, 8])

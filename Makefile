@@ -36,8 +36,9 @@ demo: $(VENV)/.run
 	$(BIN)/poster-edge run --source poster_edge/zoo/samples/astronaut.jpg --save $(OUT)/demo.jpg
 	@echo "annotated picture: $(OUT)/demo.jpg"
 
+# One process a core, each with one thread; a file's tests stay together, they share what they build.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # Without their dependencies, which no registry carries; nothing but the libraries inside is used.
 rtx: $(VENV)/.dev

@@ -467,7 +467,14 @@ def test_camera_ends_with_the_summary_on_ctrl_c(tmp_path: Path, tiny_bundle: Pat
         "--detector",
         "none",
     ]
-    process = subprocess.Popen(command(before, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    process = subprocess.Popen(
+        command(before, words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        # A test run in a script's background inherits that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["source"] == "0"
     time.sleep(0.5)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from poster_edge.kernels import reference
-from poster_edge.kernels.chain import Launcher, Workspace, enter, run_depth
-from poster_edge.kernels.pack import ACTIVATIONS, PackedDepth, pack
+from poster_edge.kernels.chain import Launcher, enter, run_depth
+from poster_edge.kernels.pack import PackedDepth, pack
 from poster_edge.kernels.shape import LEVEL_NAMES, FusionShape
 
 #: Largest relative L2 error.
@@ -76,58 +76,73 @@ def widened(packed: PackedDepth) -> PackedDepth:
     return replace(packed, precision="fp64", **{k: v.double().cpu() for k, v in packed.tensors().items()})  # type: ignore[arg-type]
 
 
-def kernel_rows(
+def depth_rows(
     state: Mapping[str, Tensor],
     levels: list[Tensor],
     launcher: Launcher,
     *,
+    stage: Stage | None = None,
     case: str,
     heads: int,
     precision: str,
     device: torch.device | str = "cpu",
 ) -> list[Row]:
-    """One depth, kernel by kernel and level by level.
+    """One depth: kernel by kernel, its LayerNorm sums, and as a whole, each level by level.
 
     Args:
         state: entries of one depth, as :func:`poster_edge.kernels.pack.pack` takes them.
         levels: (B, T, D_i) in float64.
         launcher: the back end.
+        stage: PyTorch's own depth at this precision and on this device, on levels of that type;
+            without it the reference at that precision stands in.
         case: name of weights and activations.
         heads: H.
         precision: key of :data:`BARS`.
         device: where the kernels run.
     """
     packed = pack(state, heads=heads, precision=precision).to(device)
-    exact = widened(packed) if precision == "w8a16" else pack(state, heads=heads, precision="fp64")
-    space = enter([t.to(device, packed.dtype) for t in levels], packed, launcher, poison=True)
-    # The depth writes its result over its input.
-    before = Workspace(packed.shape, space.batch, torch.float64, torch.device("cpu"))
-    before.tensors["x"] = space.tensors["x"].double().cpu()
-    entered = space.tensors["partials"].double().cpu()
+    given = [t.to(device, packed.dtype) for t in levels]
+    space = enter(given, packed, launcher, poison=True)
+    # The depth writes its result and its sums over its input's.
+    entered = {k: space.tensors[k].double().cpu() for k in ("x", "partials")}
     run_depth(space, packed, launcher)
     after = {k: v.double().cpu() for k, v in space.tensors.items()}
-    own = {k: v.cpu().to(packed.dtype) for k, v in after.items()}
-    own["x_in"] = before.tensors["x"].to(packed.dtype)
-    after["x_in"] = before.tensors["x"]
-    rounded = packed.to("cpu")
-    steps: dict[str, tuple[str, Callable[[dict[str, Tensor], PackedDepth], Tensor]]] = {
-        "attend": ("attended", lambda t, p: reference.attend(t["x_in"], p)),
-        "project": ("y", lambda t, p: reference.project(t["x_in"], t["attended"], p)),
-        "expand": ("hidden", lambda t, p: reference.expand(t["y"], p)),
-        "contract": ("z", lambda t, p: reference.contract(t["y"], t["hidden"], p)),
-        "mix": ("x", lambda t, p: reference.mix(t["z"], p)),
-    }
+    after["x_in"], after["partials_in"] = entered["x"], entered["partials"]
+    like = Row(case, "", precision, "", space.batch, 0.0, 0.0, KERNEL_BARS[precision])
+    exact = pack(state, heads=heads, precision="fp64")
+    rows = _kernel_rows(after, packed.to("cpu"), widened(packed) if precision == "w8a16" else exact, like)
+    for sums, source in (("partials_in", "x_in"), ("y_partials", "y"), ("partials", "x")):
+        error = relative(after[sums], reference.partials(after[source], packed.shape))
+        rows.append(replace(like, kernel="partials", level="all", error=error, torch_error=NAN, bar=BARS["fp32"]))
+    if stage is None or precision == "w8a16":
+        # PyTorch has no such layer: its operations in FP16, on the same INT8 weights widened.
+        own = reference.depth(reference.join_levels(given), packed)
+    else:
+        own = reference.join_levels(stage(given))
+    expected = reference.depth(reference.join_levels(levels), exact)
+    like = replace(like, kernel="depth", bar=BARS[precision])
+    return rows + _level_rows(packed.shape, (after["x"], expected, own), like)
+
+
+def _kernel_rows(after: dict[str, Tensor], rounded: PackedDepth, exact: PackedDepth, like: Row) -> list[Row]:
+    """Each kernel's output against its step in float64 and in its own precision, on what it was given."""
+    own = {k: v.to(rounded.dtype) for k, v in after.items()}
     rows = []
-    for name, (output, step) in steps.items():
-        rows += _level_rows(
-            packed.shape,
-            (after[output], step(after, exact), step(own, rounded)),
-            Row(case, name, precision, "", space.batch, 0.0, 0.0, KERNEL_BARS[precision]),
-        )
-    for found, source in ((entered, "x_in"), (after["y_partials"], "y"), (after["partials"], "x")):
-        error = relative(found, reference.partials(after[source], packed.shape))
-        rows.append(Row(case, "partials", precision, "all", space.batch, error, float("nan"), BARS["fp32"]))
+    for name, (output, step) in _STEPS.items():
+        tensors = after[output], step(after, exact), step(own, rounded)
+        rows += _level_rows(rounded.shape, tensors, replace(like, kernel=name))
     return rows
+
+
+NAN = float("nan")
+#: Kernel -> what it writes, and its step on tensors by name ("x_in" is the depth's input, "x" its output).
+_STEPS: dict[str, tuple[str, Callable[[dict[str, Tensor], PackedDepth], Tensor]]] = {
+    "attend": ("attended", lambda t, p: reference.attend(t["x_in"], p)),
+    "project": ("y", lambda t, p: reference.project(t["x_in"], t["attended"], p)),
+    "expand": ("hidden", lambda t, p: reference.expand(t["y"], p)),
+    "contract": ("z", lambda t, p: reference.contract(t["y"], t["hidden"], p)),
+    "mix": ("x", lambda t, p: reference.mix(t["z"], p)),
+}
 
 
 def _level_rows(shape: FusionShape, tensors: tuple[Tensor, ...], like: Row) -> list[Row]:
@@ -139,31 +154,3 @@ def _level_rows(shape: FusionShape, tensors: tuple[Tensor, ...], like: Row) -> l
             replace(like, level=LEVEL_NAMES[i], error=relative(found, expected), torch_error=relative(own, expected))
         )
     return rows
-
-
-def depth_rows(
-    state: Mapping[str, Tensor],
-    levels: list[Tensor],
-    launcher: Launcher,
-    *,
-    stage: Stage | None,
-    case: str,
-    heads: int,
-    precision: str,
-    device: torch.device | str = "cpu",
-) -> list[Row]:
-    """A whole depth, level by level, against float64 with the weights before any rounding.
-
-    Args:
-        stage: PyTorch's own depth at this precision and on this device, on levels of that type.
-        state, levels, launcher, case, heads, precision, device: as in :func:`kernel_rows`.
-    """
-    dtype = ACTIVATIONS[precision]
-    packed = pack(state, heads=heads, precision=precision).to(device)
-    given = [t.to(device, dtype) for t in levels]
-    space = enter(given, packed, launcher, poison=True)
-    found = run_depth(space, packed, launcher)
-    expected = reference.depth(reference.join_levels(levels), pack(state, heads=heads, precision="fp64"))
-    own = reference.join_levels(stage(given)) if stage is not None else torch.full_like(found, torch.nan)
-    like = Row(case, "depth", precision, "", space.batch, 0.0, 0.0, BARS[precision])
-    return _level_rows(packed.shape, (found, expected, own), like)

@@ -2,18 +2,11 @@
 
     python benchmarks/gpu.py check|train|bench --out FOLDER [--cpu]
 
-<<<<<<< HEAD
-``check`` compares every model in the precisions of deployment with float64, and onnxruntime's execution
-providers with its CPU kernels; on a GPU it runs memory, streams and CUDA graphs through each CUDA package
-and, where it is installed, TensorRT against onnxruntime.  ``train`` trains one model (--model) and can be
-called again to go on; ``bench`` times eager, compiled and CUDA-graph forward passes.  Each writes a JSON
-file with device, versions, commit and date, and prints a table.
-=======
-``check`` compares every model in the precisions of deployment, and the fused kernels, with float64;
-``train`` trains the default model and can be called again to go on; ``bench`` times eager, compiled,
-CUDA-graph and fused forward passes.  Each writes a JSON file with device, versions, commit and date,
-and prints a table.
->>>>>>> 0634609 (kernels: interpreter tests; benchmarks of the fused kernels; gpu-check and gpu-bench take them in)
+``check`` compares every model in the precisions of deployment and the fused kernels with float64, and
+onnxruntime's execution providers with its CPU kernels; on a GPU it runs memory, streams and CUDA graphs
+through each CUDA package and, where it is installed, TensorRT against onnxruntime.  ``train`` trains one
+model (--model) and can be called again to go on; ``bench`` times eager, compiled, CUDA-graph and fused
+forward passes.  Each writes a JSON file with device, versions, commit and date, and prints a table.
 """
 
 from __future__ import annotations
@@ -93,14 +86,14 @@ def check(device: str, names: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-<<<<<<< HEAD
 def deployment(out: Path) -> list[dict[str, Any]]:
     """What runs the exported models: GPU memory, then TensorRT."""
     from gpu_memory import memory_rows
     from gpu_tensorrt import runner_rows
 
     return memory_rows() + runner_rows(out)
-=======
+
+
 def fused_rows(job: str, device: str, names: list[str]) -> list[dict[str, Any]]:
     """The fused kernels' rows; on the CPU in Triton's interpreter, on the smallest model alone."""
     # Before anything imports triton.
@@ -122,7 +115,6 @@ def time_once_ms(run: Callable[[], Any]) -> float:
     began = time.perf_counter()
     run()
     return 1e3 * (time.perf_counter() - began)
->>>>>>> 0634609 (kernels: interpreter tests; benchmarks of the fused kernels; gpu-check and gpu-bench take them in)
 
 
 def graphed(model: nn.Module, x: Tensor) -> Callable[[], Any]:
@@ -218,17 +210,10 @@ def toy_faces(out: Path) -> Path:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-<<<<<<< HEAD
     """Print rows as a plain table; a column that a row lacks stays empty."""
     columns = list(dict.fromkeys(name for r in rows for name in r))
     values = [[r.get(name, "") for name in columns] for r in rows]
     cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in line] for line in values]
-=======
-    """Print rows as a plain table."""
-    columns = list(dict.fromkeys(k for r in rows for k in r))
-    values = [[r.get(c, "") for c in columns] for r in rows]
-    cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in r] for r in values]
->>>>>>> 0634609 (kernels: interpreter tests; benchmarks of the fused kernels; gpu-check and gpu-bench take them in)
     widths = [max(len(c), *(len(r[i]) for r in cells)) for i, c in enumerate(columns)]
     for line in [columns, *cells]:
         print("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
@@ -252,13 +237,10 @@ def main() -> None:
     if not args.cpu:
         names = ["poster-nano", "poster-t", "poster-s", "poster", "fer-vt", "cf-dan"]
     if args.job == "check":
-<<<<<<< HEAD
         from gpu_providers import provider_rows
 
         rows = check(device, names) + provider_rows(cpu=args.cpu) + ([] if args.cpu else deployment(args.out))
-=======
-        rows = check(device, names) + fused_rows("check", device, names[-1:] if args.cpu else [names[0], names[-1]])
->>>>>>> 0634609 (kernels: interpreter tests; benchmarks of the fused kernels; gpu-check and gpu-bench take them in)
+        rows += fused_rows("check", device, names[-1:] if args.cpu else [names[0], names[-1]])
     elif args.job == "bench":
         rows = bench(device, names, [1] if args.cpu else [1, 8, 64], compiled=not args.cpu)
         rows += fused_rows("bench", device, names)

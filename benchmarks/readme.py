@@ -172,10 +172,35 @@ _PLAN_SIZE = (
 )
 
 
+def kernels() -> str:
+    """Errors of the fused kernels: the worst level and batch of each kernel and precision."""
+    with (RESULTS / "kernels_numerics.csv").open(newline="") as file:
+        found = [r for r in csv.DictReader(file) if r["kernel"] != "partials"]
+    precisions = list(dict.fromkeys(r["precision"] for r in found))
+    rows = []
+    for name in dict.fromkeys(r["kernel"] for r in found):
+        cells = []
+        for precision in precisions:
+            group = [r for r in found if (r["kernel"], r["precision"]) == (name, precision)]
+            worst = [max(float(r[k]) for r in group) for k in ("error", "torch_error")]
+            cells.append(f"{worst[0]:.1e} ({worst[1]:.1e})")
+        rows.append([name, *cells])
+    batches = ", ".join(sorted({r["batch"] for r in found}, key=int))
+    return "\n\n".join(
+        [
+            f"Fused kernels against float64 in Triton's interpreter, poster-nano's weights with and without token "
+            f"mixing, batches {batches}: relative L2 error, worst level; in brackets PyTorch's own "
+            "(`benchmarks/kernels.py`, `kernels_numerics.csv`):",
+            table(["", *precisions], rows),
+            "A kernel in w8a16 is compared on the same INT8 weights; a depth with the weights before rounding.",
+        ]
+    )
+
+
 def figures() -> str:
     """The whole generated part."""
     note = "Not measured on a Jetson, nor on any GPU. `make bench` regenerates these figures."
-    return "\n\n".join([accuracy(), precision(), latency(), engines(), start_up(), note])
+    return "\n\n".join([accuracy(), precision(), latency(), engines(), kernels(), start_up(), note])
 
 
 def main() -> None:

@@ -121,9 +121,11 @@ def latency() -> str:
             for name, at in by_name.items()
         ]
         name = path.stem.removeprefix("precision_latency_")
+        script = "poster_precision" if name == "poster" else "precision_latency"
         parts.append(
-            f"Latency of {name}, {report['threads']} threads of {machine['cpu']}, medians of calls taken in turns "
-            "(`benchmarks/precision_latency.py`; in brackets: times as fast as eager PyTorch):"
+            f"Latency of {name}{', stand-in weights' if script == 'poster_precision' else ''}, {report['threads']} "
+            f"threads of {machine['cpu']}, medians of calls taken in turns (`benchmarks/{script}.py`; in brackets: "
+            "times as fast as eager PyTorch):"
         )
         parts.append(table(["", "batch 1", "batch 8", "what ran"], rows))
     return "\n\n".join(parts)

@@ -6,7 +6,7 @@ Inputs and outputs stay float32.  LayerNormalization keeps its statistics in flo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -194,16 +194,3 @@ def input_range(mean: Iterable[float], std: Iterable[float]) -> tuple[float, flo
     """Smallest and largest value that pixels in 0..1 can have after normalisation."""
     pairs = list(zip(mean, std, strict=True))
     return min((0 - m) / s for m, s in pairs), max((1 - m) / s for m, s in pairs)
-
-
-def precision_counts(model: onnx.ModelProto) -> Mapping[str, int]:
-    """How many nodes compute in each type, by the type of their first output; Q/DQ and casts left out."""
-    types = tensor_types(model)
-    names: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
-    counts: dict[str, int] = {}
-    for node in model.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast"):
-            continue
-        kind = names.get(types.get(node.output[0], 0), "other")
-        counts[kind] = counts.get(kind, 0) + 1
-    return counts

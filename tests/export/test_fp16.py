@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from poster_edge.errors import PosterEdgeError
-from poster_edge.export.fp16 import FP16_MAX, input_range, overflow_islands, precision_counts, to_fp16
+from poster_edge.export.fp16 import FP16_MAX, input_range, overflow_islands, to_fp16
 from poster_edge.export.graph import constant, tensor_types
 from poster_edge.runtime.bundle import load_bundle
 
@@ -40,6 +40,19 @@ def faces() -> np.ndarray:
 
     preprocess = load_bundle("poster-nano").manifest.preprocess
     return to_input(sample_crops(preprocess), preprocess)
+
+
+def precision_counts(model: onnx.ModelProto) -> dict[str, int]:
+    """How many nodes compute in each type, by the type of their first output; Q/DQ and casts left out."""
+    types = tensor_types(model)
+    names: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
+    counts: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast"):
+            continue
+        kind = names.get(types.get(node.output[0], 0), "other")
+        counts[kind] = counts.get(kind, 0) + 1
+    return counts
 
 
 def chain(scale: float, *, depth: int = 2) -> onnx.ModelProto:

@@ -38,7 +38,7 @@ demo: $(VENV)/.run
 
 # One process a core, each with one thread; a file's tests stay together, they share what they build.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Without their dependencies, which no registry carries; nothing but the libraries inside is used.
 rtx: $(VENV)/.dev

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from poster_edge.errors import PosterEdgeError, UnavailableError
-from poster_edge.files import write_atomic
-from poster_edge.kernels.cache import cache_folder, hash_sources
+from poster_edge.files import user_cache, write_atomic
+from poster_edge.kernels.cache import hash_sources
 from poster_edge.kernels.launch import Launch, signature
 from poster_edge.kernels.toolchain import Resources, find_tool, read_resources, tool_version
 from poster_edge.optional import require
@@ -77,7 +77,7 @@ def compile_launch(step: Launch, precision: str, arch: int, *, cache: Path | Non
     types = signature(step.kernel, precision)
     options = json.dumps([step.kernel, step.constants, step.warps, step.stages, list(types.items()), arch])
     key = hash_sources([], source_hash(), triton_version(), tool_version(assembler), options)
-    stem = (cache or cache_folder()) / "kernels" / key[:16] / f"{step.kernel}.sm_{arch}"
+    stem = (cache or user_cache()) / "kernels" / key[:16] / f"{step.kernel}.sm_{arch}"
     facts = stem.with_suffix(stem.suffix + ".json")
     # The facts are written last: a build that was cut short is done again.
     if not facts.exists():

@@ -1,22 +1,10 @@
-"""Where compiled kernels are kept between runs, under names that follow from what they were made of."""
+"""Names of compiled kernels that are kept between runs: they follow from what the kernels were made of."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
-
-ENVIRONMENT = "POSTER_EDGE_CACHE"
-
-
-def cache_folder() -> Path:
-    """``$POSTER_EDGE_CACHE``, else ``poster-edge`` in the user's cache folder; not created here."""
-    named = os.environ.get(ENVIRONMENT)
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "poster-edge"
 
 
 def hash_sources(paths: Iterable[Path], *words: str) -> str:

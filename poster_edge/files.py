@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their hashes.
+"""Files written whole or not at all, their hashes, and where the user's caches lie.
 
 A writer killed at any moment leaves the old file intact and at most one temporary file, which the
 next writer in that folder collects (see :func:`sweep`).
@@ -16,6 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from poster_edge.errors import PosterEdgeError
+
+#: Names another folder for what is kept between runs than ``$XDG_CACHE_HOME/poster-edge``.
+CACHE_VARIABLE = "POSTER_EDGE_CACHE"
 
 _MARK = ".poster-edge-tmp-"
 _STALE_S = 3600.0
@@ -111,3 +114,13 @@ def _remove(path: Path) -> None:
         path.rmdir()
     else:
         path.unlink()
+
+
+def user_cache() -> Path:
+    """``$POSTER_EDGE_CACHE``, else ``$XDG_CACHE_HOME/poster-edge``; not created here."""
+    if own := os.environ.get(CACHE_VARIABLE):
+        return Path(own).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification has relative values ignored.
+    root = Path(base) if base.startswith("/") else Path("~/.cache").expanduser()
+    return root / "poster-edge"

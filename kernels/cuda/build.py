@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from poster_edge.errors import PosterEdgeError, UnavailableError
-from poster_edge.files import write_atomic
-from poster_edge.kernels.cache import cache_folder, hash_sources
+from poster_edge.files import user_cache, write_atomic
+from poster_edge.kernels.cache import hash_sources
 from poster_edge.kernels.toolchain import Resources, read_resources, require_tool, run_tool, tool_version
 
 CSRC = Path(__file__).parent / "csrc"
@@ -61,7 +61,7 @@ def build(kernel: str, arch: int, *, cache: Path | None = None) -> Built:
     version = tool_version(nvcc)
     source = CSRC / f"{kernel}.cu"
     key = hash_sources([source, CSRC / "device.h"], version, *_FLAGS)
-    folder = (cache or cache_folder()) / "kernels" / key[:16]
+    folder = (cache or user_cache()) / "kernels" / key[:16]
     cubin, facts = folder / f"{kernel}.sm_{arch}.cubin", folder / f"{kernel}.sm_{arch}.json"
     # The facts are written last: a build that was cut short is done again.
     if not facts.exists():

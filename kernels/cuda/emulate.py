@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from poster_edge.errors import PosterEdgeError, UnavailableError
-from poster_edge.files import atomic_path
-from poster_edge.kernels.cache import cache_folder, hash_sources
+from poster_edge.files import atomic_path, user_cache
+from poster_edge.kernels.cache import hash_sources
 from poster_edge.kernels.cuda.problem import K1Weights
 
 CSRC = Path(__file__).parent / "csrc"
@@ -42,7 +42,7 @@ def build_emulator(*, source: Path = CSRC / "k1.cu", cache: Path | None = None) 
         raise UnavailableError("a C++ compiler is needed to run CUDA kernels on a host: install g++ or set CXX")
     headers = [*CSRC.glob("*.h"), source]
     key = hash_sources(headers, compiler, *_FLAGS, *_QUIET)
-    library = (cache or cache_folder()) / "kernels" / key[:16] / f"{source.stem}.so"
+    library = (cache or user_cache()) / "kernels" / key[:16] / f"{source.stem}.so"
     if not library.exists():
         with atomic_path(library) as temporary:
             command = [compiler, *_FLAGS, *_QUIET, f"-I{CSRC}", str(source), "-o", str(temporary)]

@@ -22,18 +22,16 @@ from pathlib import Path
 
 from poster_edge.errors import PosterEdgeError, UsageError
 from poster_edge.export.engine_key import EngineKey
-from poster_edge.files import atomic_path, sweep
+from poster_edge.files import CACHE_VARIABLE, atomic_path, sweep, user_cache
 from poster_edge.runtime.private_folder import UntrustedFileError, locked, open_private, read_private
 
-#: Names another folder than ``$XDG_CACHE_HOME/poster-edge``.
-FOLDER_VARIABLE = "POSTER_EDGE_CACHE"
 #: Largest sum of all plans, in MiB.
 LIMIT_VARIABLE = "POSTER_EDGE_CACHE_MIB"
 LIMIT_MIB = 2048
 _SCHEMA = 1
 _RECORD_BYTES = 1 << 16
 _LEDGER_ENTRIES = 1000
-_REMEDY = f"set {FOLDER_VARIABLE} to a folder of your own"
+_REMEDY = f"set {CACHE_VARIABLE} to a folder of your own"
 Notify = Callable[[str], None]
 
 
@@ -58,12 +56,7 @@ class Record:
 
 def cache_folder() -> Path:
     """Folder of the engines: ``$POSTER_EDGE_CACHE/engines``, else ``$XDG_CACHE_HOME/poster-edge/engines``."""
-    if own := os.environ.get(FOLDER_VARIABLE):
-        return Path(own).expanduser().absolute() / "engines"
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has relative values ignored.
-    root = Path(base) if base.startswith("/") else Path("~/.cache").expanduser()
-    return root / "poster-edge" / "engines"
+    return user_cache() / "engines"
 
 
 class EngineCache:

@@ -22,11 +22,10 @@ from pathlib import Path
 from types import TracebackType
 
 from poster_edge.errors import UnavailableError
-from poster_edge.files import replace_folder, sweep, temporary_name
-from poster_edge.runtime.engine_cache import FOLDER_VARIABLE, cache_folder
+from poster_edge.files import CACHE_VARIABLE, replace_folder, sweep, temporary_name, user_cache
 from poster_edge.runtime.private_folder import UntrustedFileError, open_private, read_private
 
-_REMEDY = f"set {FOLDER_VARIABLE} to a folder of your own"
+_REMEDY = f"set {CACHE_VARIABLE} to a folder of your own"
 _INDEX, _SCHEMA = "index.json", 1
 _LIVE = re.compile(r"\.live-(\d+)-[0-9a-f]+")
 #: So many models are kept; the least recently published goes first.
@@ -36,7 +35,7 @@ _STALE_S = 3600.0
 
 def provider_cache_folder() -> Path:
     """Where these caches lie: beside the engines of :mod:`poster_edge.runtime.engine_cache`."""
-    return cache_folder().with_name("onnxruntime")
+    return user_cache() / "onnxruntime"
 
 
 class ProviderCache:

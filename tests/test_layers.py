@@ -9,9 +9,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Left to right; a layer may import itself and what stands left of it.
-LAYERS = ["base", "kernels", "models", "data", "train", "export", "calib", "runtime", "vision", "pipeline", "cli"]
+LAYERS = [
+    "base",
+    "kernels",
+    "models",
+    "data",
+    "train",
+    "export",
+    "calib",
+    "runtime",
+    "vision",
+    "pipeline",
+    "bench",
+    "cli",
+]
 BASE = {"__init__", "config", "errors", "files", "labels", "optional"}
-NO_TORCH = {"base", "data", "runtime", "vision", "pipeline"}
+NO_TORCH = {"base", "data", "runtime", "vision", "pipeline", "bench"}
 NO_TORCH_FILES = {
     "models/base_config.py",
     "models/cf_dan_config.py",

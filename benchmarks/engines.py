@@ -1,10 +1,11 @@
 """Builds TensorRT-RTX engines for every model, precision and compute capability; needs no GPU.
 
-    python benchmarks/engines.py --work FOLDER [--models poster-nano poster …] [--capabilities 7.5 8.6 …]
+    python benchmarks/engines.py --work FOLDER [--models poster-nano poster …] [--capabilities 7.5 8.6 …] [--jobs 2]
 
 Bundles are made in --work where they are not there yet: the packaged models with their weights, the others with
 random ones (time, size and kernels do not depend on them).  Each engine is built in a process of its own, so that
-peak memory is its own.  Rows that are there already for the same graph and version are kept.
+peak memory is its own; a build keeps one core busy.  Rows that are there already for the same graph and version
+are kept, each with the commit it was built at.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +33,16 @@ from poster_edge.export.engine_report import report_engine
 from poster_edge.export.engine_spec import EngineSpec, Profile
 from poster_edge.export.tensorrt_api import RTX, load
 from poster_edge.files import write_atomic
+from poster_edge.models.config import CONFIGS
 from poster_edge.runtime.bundle import load_bundle, zoo_names
 
 TABLE = RESULTS / "engines.csv"
 FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8-inputs.onnx"}
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
 PROFILE = Profile(1, 4, 16)
-MODELS = (*zoo_names(), "poster-t", "poster-s", "poster")
+MODELS = tuple(CONFIGS)
+#: The table is read, changed and written as one.
+_TABLE_LOCK = threading.Lock()
 _TEXT = re.compile(rb"[\x20-\x7e\t\n]{64,}")
 COLUMNS = (
     "model",
@@ -160,6 +167,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--precisions", nargs="+", default=tuple(FILES), choices=tuple(FILES))
     parser.add_argument("--capabilities", nargs="+", default=CAPABILITIES)
+    parser.add_argument("--jobs", type=int, default=1, help="engines built at a time")
     parser.add_argument("--child", nargs=2, metavar=("ONNX", "CAPABILITY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -170,9 +178,13 @@ def main() -> None:
     version = load(RTX).version
     for model in args.models:
         folder = bundle(model, args.work)
-        for precision in args.precisions:
-            for capability in args.capabilities:
-                fill(folder, model, precision, capability, version)
+        with ThreadPoolExecutor(args.jobs) as pool:
+            jobs = [
+                pool.submit(fill, folder, model, precision, capability, version)
+                for precision, capability in product(args.precisions, args.capabilities)
+            ]
+        for job in jobs:
+            job.result()
 
 
 def fill(folder: Path, model: str, precision: str, capability: str, version: str) -> None:
@@ -183,7 +195,8 @@ def fill(folder: Path, model: str, precision: str, capability: str, version: str
     if old.get("onnx_sha256") == onnx and old.get("tensorrt_rtx") == version:
         return
     made = row(folder, model, precision, capability)
-    write_table({**read_table(), key: made})
+    with _TABLE_LOCK:
+        write_table({**read_table(), key: made})
     print(*key, made.get("build_s", made["refused"]), flush=True)
 
 

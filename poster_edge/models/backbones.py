@@ -58,9 +58,10 @@ class IRNet(nn.Module):
             activation(config.activation, config.stem),
         )
         units, width = [], config.stem
-        for stage_width, count in config.stages:
+        for stage, (stage_width, count) in enumerate(config.stages):
             for index in range(count):
-                units.append(IRUnit(width, stage_width, 2 if index == 0 else 1, config))
+                halve = config.first_stride if stage == 0 else 2
+                units.append(IRUnit(width, stage_width, halve if index == 0 else 1, config))
                 width = stage_width
         self.body = nn.Sequential(*units)
         if config.embedding:

@@ -6,7 +6,7 @@ Recognition" (2022), section 3 and Table 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from poster_edge.config import Preprocess
 from poster_edge.errors import UsageError
@@ -21,6 +21,7 @@ class IRConfig:
     Attributes:
         stem: width of the first convolution.
         stages: (width, units) of each stage; the first unit of a stage halves the map.
+        first_stride: what the first unit of the first stage does to the map (published: 2, it halves it).
         pre_norm: BatchNorm before a unit's first convolution (published) instead of after it.
         stride_first: halve in a unit's first convolution instead of its second (published).
         activation: "prelu" (published) or "relu".
@@ -29,6 +30,7 @@ class IRConfig:
 
     stem: int = 64
     stages: tuple[tuple[int, int], ...] = ((64, 3), (128, 4), (256, 14))
+    first_stride: int = 2
     pre_norm: bool = True
     stride_first: bool = False
     activation: str = "prelu"
@@ -134,7 +136,8 @@ class PosterConfig(ModelConfig):
     def image_token_width(self) -> int:
         """Width of an image token before it is projected to ``dims[0]`` (published: 1024)."""
         width = self.image.stages[-1][0]
-        side = self.input_size // self.subsample // 2 ** len(self.image.stages)
+        halvings = len(self.image.stages) - (self.image.first_stride == 1)
+        side = self.input_size // self.subsample // 2**halvings
         return width * side**2 // self.grid**2
 
 
@@ -164,9 +167,43 @@ _NANO = PosterConfig(
     ),
 )
 
+#: One depth less than poster-nano, and what that frees spent on the image stream.
+_MICRO = replace(
+    _NANO,
+    variant="poster-micro",
+    depth=1,
+    drop_path=0.0,
+    image=replace(_NANO.image, stages=((32, 1), (64, 2), (128, 2))),
+)
+
+#: poster-nano's teacher: the same input, a ResNet-18's worth of image stream and a wider transformer.
+_TEACHER = PosterConfig(
+    variant="poster-48",
+    input_size=48,
+    subsample=1,
+    grid=6,
+    dims=(256, 128, 64),
+    heads=4,
+    depth=2,
+    raw_tokens=False,
+    cls_token=False,
+    drop_path=0.1,
+    image=IRConfig(
+        stages=((64, 2), (128, 2), (256, 2), (512, 2)),
+        first_stride=1,
+        pre_norm=False,
+        stride_first=True,
+        activation="relu",
+        embedding=0,
+    ),
+    landmark=_NANO.landmark,
+)
+
 #: Every configuration of the family.
 POSTER_CONFIGS: tuple[PosterConfig, ...] = (
     _NANO,
+    _MICRO,
+    _TEACHER,
     PosterConfig("poster-t", depth=4),
     PosterConfig("poster-s", depth=6),
     PosterConfig("poster", depth=8),

@@ -89,10 +89,12 @@ def copies(device: Device) -> float:
 
 
 def events(device: Device) -> float:
-    """A part, waited for through an event; the rest stays as it was."""
+    """A part, waited for through an event; the rest stays as it was; the time between two of them."""
     with Held(device) as held:
+        start = device.record(held.stream)
         held.round_trip()
-        device.wait(device.record(held.stream))
+        took_ms = device.wait(device.record(held.stream), start)
+        assert 0 < took_ms < 1000, f"two copies took {took_ms} ms"
         held.first[:100] = 7
         held.round_trip(100)
         device.wait(device.record(held.stream))

@@ -115,12 +115,13 @@ class PyCudaDevice:
     def record(self, stream: Any) -> Any:
         """An event after what the stream was given so far."""
         with self._clear("record an event"):
-            return self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING).record(stream)
+            return self._cuda.Event(self._cuda.event_flags.DEFAULT).record(stream)
 
-    def wait(self, event: Any) -> None:
-        """Wait for an event."""
+    def wait(self, event: Any, since: Any = None) -> float:
+        """Wait for an event; ms since an earlier one.  pycuda destroys both with their last references."""
         with self._clear("wait for the GPU"):
             event.synchronize()
+            return 0.0 if since is None else float(event.time_since(since))
 
     def begin_capture(self, stream: Any) -> None:
         """Note the stream's work from here on."""

@@ -91,17 +91,22 @@ class CudaPythonDevice:
 
     def record(self, stream: int) -> int:
         """An event after what the stream was given so far."""
-        flag = self._cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING.value
+        flag = self._cuda.CUevent_flags.CU_EVENT_DEFAULT.value
         event = int(self._call("create an event", self._cuda.cuEventCreate, flag))
         self._call("record an event", self._cuda.cuEventRecord, event, stream)
         return event
 
-    def wait(self, event: int) -> None:
-        """Wait for an event and give it back."""
+    def wait(self, event: int, since: int | None = None) -> float:
+        """Wait for an event and give it back; ms since an earlier one, which is given back too."""
         try:
             self._call("wait for the GPU", self._cuda.cuEventSynchronize, event)
+            if since is None:
+                return 0.0
+            return float(self._call("time the GPU", self._cuda.cuEventElapsedTime, since, event))
         finally:
-            self._cuda.cuEventDestroy(event)
+            for used in (event, since):
+                if used is not None:
+                    self._cuda.cuEventDestroy(used)
 
     def begin_capture(self, stream: int) -> None:
         """Note the stream's work from here on."""

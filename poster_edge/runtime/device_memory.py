@@ -82,8 +82,12 @@ class Device(Protocol):
     def record(self, stream: Any) -> Any:
         """An event that happens when the stream has done what it was given so far."""
 
-    def wait(self, event: Any) -> None:
-        """Wait for an event, and give it back."""
+    def wait(self, event: Any, since: Any = None) -> float:
+        """Wait for an event, and give it back, and an earlier one of the same stream with it.
+
+        Returns:
+            Time from the earlier event to this one in ms, by the GPU's clock; 0 without an earlier one.
+        """
 
     def begin_capture(self, stream: Any) -> None:
         """From here on, work given to the stream is noted and not done."""

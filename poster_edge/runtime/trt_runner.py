@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -25,13 +26,19 @@ Notify = Callable[[str], None]
 
 
 class Pending:
-    """An inference under way; its rows come back in the order in which they were given."""
+    """An inference under way; its rows come back in the order in which they were given.
+
+    Attributes:
+        infer_ms: time that it took by itself, once :meth:`result` has returned: the copies into page-locked
+            memory on this side, and copies and kernels by the GPU's clock; what it waited for is left out.
+    """
 
     def __init__(self, runner: TensorRtRunner, outputs: Mapping[str, NDArray[Any]]) -> None:
+        self.infer_ms = 0.0
         self._runner = runner
         self._outputs = dict(outputs)
         self._missing = 0
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
 
     @property
     def done(self) -> bool:
@@ -55,8 +62,10 @@ class Pending:
 class _Flight:
     """One batch between being given to the stream and being fetched."""
 
-    def __init__(self, pending: Pending, start: int, rows: int, event: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.pending, self.start, self.rows, self.event, self.arrays = pending, start, rows, event, arrays
+    def __init__(
+        self, pending: Pending, start: int, rows: int, events: tuple[Any, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> None:
+        self.pending, self.start, self.rows, self.events, self.arrays = pending, start, rows, events, arrays
 
 
 class TensorRtRunner:
@@ -211,16 +220,20 @@ class TensorRtRunner:
             self._lanes.clear()
             self._tensors.grow(batch)
         slot, limit, addresses = self._slots[turn], self._engine.batches[1], self._tensors.addresses
-        for name, tensor in self._engine.inputs.items():
-            array = slot.array(tensor, batch, limit=limit)
+        began = time.perf_counter()
+        arrays = {n: slot.array(t, batch, limit=limit) for n, t in self._engine.inputs.items()}
+        for name, array in arrays.items():
             array[:rows] = part[name]
             array[rows:] = array[rows - 1]
+        pending.infer_ms += 1e3 * (time.perf_counter() - began)
+        first = self._device.record(self._stream)
+        for name, array in arrays.items():
             self._device.copy_to_device(addresses[name], array, self._stream)
         self._lanes.run(batch, addresses)
         arrays = {n: slot.array(t, batch, limit=limit) for n, t in self._engine.outputs.items()}
         for name, array in arrays.items():
             self._device.copy_to_host(array, addresses[name], self._stream)
-        self._flights[turn] = _Flight(pending, start, rows, self._device.record(self._stream), arrays)
+        self._flights[turn] = _Flight(pending, start, rows, (self._device.record(self._stream), first), arrays)
         self._turn = 1 - turn
 
     def _land(self, turn: int) -> None:
@@ -229,8 +242,9 @@ class TensorRtRunner:
         if flight is None:
             return
         try:
-            self._device.wait(flight.event)
-        except CudaError as error:
+            flight.pending.infer_ms += self._device.wait(*flight.events)
+        except BaseException as error:
+            # Of Ctrl-C too: whoever asks for this result later must not get half an array.
             flight.pending._failure = error
             raise
         for name, array in flight.arrays.items():
@@ -243,7 +257,7 @@ class TensorRtRunner:
             if flight is not None:
                 self._flights[turn] = None
                 flight.pending._failure = RuntimeError("the runner was left before this result was asked for")
-                self._device.wait(flight.event)
+                self._device.wait(*flight.events)
 
     def _rows(self, feed: Mapping[str, NDArray[Any]]) -> int:
         """Batch size of a feed that fits the engine."""

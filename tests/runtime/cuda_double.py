@@ -29,6 +29,8 @@ class Stream:
         self.queue: list[Work] = []
         self.noted: list[Work] | None = None
         self.broken = False
+        #: The double's clock: each piece of work takes a millisecond.
+        self.clock_ms = 0
 
     def give(self, work: Work) -> None:
         (self.queue if self.noted is None else self.noted).append(work)
@@ -36,9 +38,21 @@ class Stream:
     def run(self, until: Work | None = None) -> None:
         while self.queue:
             work = self.queue.pop(0)
+            self.clock_ms += 1
             work()
             if work is until:
                 return
+
+
+class Mark:
+    """An event: it notes when the stream came to it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.at_ms: int | None = None
+
+    def __call__(self) -> None:
+        self.at_ms = self.stream.clock_ms
 
 
 class NumpyDevice:
@@ -129,20 +143,24 @@ class NumpyDevice:
         assert array.ctypes.data + array.nbytes <= block.ctypes.data + block.nbytes
         return array.reshape(-1).view(np.uint8)
 
-    def record(self, stream: Stream) -> tuple[Stream, Work]:
-        def nothing() -> None:
-            pass
+    def record(self, stream: Stream) -> Mark:
+        mark = Mark(stream)
+        stream.give(mark)
+        self.events.append(mark)
+        return mark
 
-        stream.give(nothing)
-        self.events.append(nothing)
-        return stream, nothing
-
-    def wait(self, event: tuple[Stream, Work]) -> None:
-        stream, work = event
-        self.events.remove(work)
+    def wait(self, event: Mark, since: Mark | None = None) -> float:
+        for used in (event, since):
+            if used is not None:
+                self.events.remove(used)
         self._note("wait")
-        if work in stream.queue:
-            stream.run(until=work)
+        if event.at_ms is None:
+            event.stream.run(until=event)
+        assert event.at_ms is not None
+        if since is None:
+            return 0.0
+        assert since.at_ms is not None
+        return float(event.at_ms - since.at_ms)
 
     def begin_capture(self, stream: Stream) -> None:
         self._note("begin_capture")

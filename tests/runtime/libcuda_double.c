@@ -11,14 +11,16 @@
 typedef int status;
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, CAPTURE_INVALID = 901 };
 
-typedef struct op { void *to; const void *from; size_t size; struct op *next; } op;
+typedef struct op { void *to; const void *from; size_t size; int *stamp; struct op *next; } op;
 typedef struct { op *first, *last; int capturing; op *noted, *noted_last; int broken; } stream;
-typedef struct { stream *on; op *until; } event;
+typedef struct { stream *on; op *until; int *stamp; } event;
 typedef struct { op *first; } graph;
 typedef struct block { char *start; size_t size; int pinned; struct block *next; } block;
 
 static block *blocks;
 static int contexts, streams, events, graphs, current;
+/* The double's clock: each operation takes a millisecond. */
+static int clock_ms;
 
 static int fails(const char *name) {
     const char *wanted = getenv("DOUBLE_FAIL");
@@ -71,7 +73,7 @@ static op *copy_of(const op *o) {
 }
 
 static status enqueue(stream *s, void *to, const void *from, size_t size) {
-    op one = {to, from, size, NULL};
+    op one = {to, from, size, NULL, NULL};
     if (s->capturing) append(&s->noted, &s->noted_last, copy_of(&one));
     else append(&s->first, &s->last, copy_of(&one));
     return OK;
@@ -81,7 +83,8 @@ static status enqueue(stream *s, void *to, const void *from, size_t size) {
 static void work(stream *s, op *until) {
     while (s->first) {
         op *o = s->first;
-        if (o->size) memcpy(o->to, o->from, o->size);
+        if (o->size) memcpy(o->to, o->from, o->size), clock_ms++;
+        if (o->stamp) *o->stamp = clock_ms;
         s->first = o->next;
         int last = o == until;
         free(o);
@@ -126,11 +129,20 @@ status cuMemcpyHtoDAsync(uint64_t to, const void *from, size_t n, stream *s) {
 status cuMemcpyDtoHAsync(void *to, uint64_t from, size_t n, stream *s) {
     return owned(to, n, 1) && owned((void *)from, n, 0) ? enqueue(s, to, (void *)from, n) : INVALID_VALUE;
 }
-status cuEventCreate(event **e, unsigned flags) { events++, *e = calloc(1, sizeof **e); return flags == 2 ? OK : INVALID_VALUE; }
+status cuEventCreate(event **e, unsigned flags) { events++, *e = calloc(1, sizeof **e); return flags == 0 ? OK : INVALID_VALUE; }
 status cuEventDestroy(event *e) { events--, free(e); return OK; }
 status cuEventRecord(event *e, stream *s) {
     enqueue(s, NULL, NULL, 0);
     e->on = s, e->until = s->last;
+    /* Never given back: the operation may outlive the event. */
+    e->until->stamp = e->stamp = malloc(sizeof *e->stamp);
+    *e->stamp = -1;
+    return OK;
+}
+status cuEventElapsedTime(float *ms, event *from, event *to) {
+    if (fails("cuEventElapsedTime")) return 700;
+    if (*from->stamp < 0 || *to->stamp < 0) return 600;
+    *ms = *to->stamp - *from->stamp;
     return OK;
 }
 status cuEventSynchronize(event *e) {
@@ -191,6 +203,7 @@ ALIAS(cuMemcpyHtoDAsync, cuMemcpyHtoDAsync_v2)
 ALIAS(cuMemcpyDtoHAsync, cuMemcpyDtoHAsync_v2)
 ALIAS(cuStreamDestroy, cuStreamDestroy_v2)
 ALIAS(cuEventDestroy, cuEventDestroy_v2)
+ALIAS(cuEventElapsedTime, cuEventElapsedTime_v2)
 ALIAS(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2)
 ALIAS(cuCtxPushCurrent, cuCtxPushCurrent_v2)
 ALIAS(cuCtxPopCurrent, cuCtxPopCurrent_v2)

@@ -12,6 +12,9 @@ from poster_edge.errors import UnavailableError
 EXTRAS: dict[str, str] = {
     "torch": "train",
     "safetensors": "train",
+    # Python brings it from 3.11 on, as tomllib.
+    "tomli": "train",
+    "tensorboard": "tensorboard",
     "onnx": "export",
     "onnxscript": "export",
     "openvino": "openvino",

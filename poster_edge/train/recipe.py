@@ -1,4 +1,7 @@
-"""Training recipes: every choice that shapes a run, frozen and stored with its results."""
+"""Training recipes: every choice that shapes a run, frozen and stored with its results.
+
+What is not said on the command line comes from a file (:mod:`poster_edge.train.recipe_file`).  No torch here.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,11 @@ from dataclasses import dataclass
 
 from poster_edge.errors import UsageError
 from poster_edge.models.base_config import ModelConfig
-from poster_edge.models.cf_dan_config import CfDanConfig
-from poster_edge.models.fer_vt_config import FerVtConfig
-from poster_edge.models.poster_config import PosterConfig
+from poster_edge.train.limits import check, option
 
 OPTIMIZERS = ("adamw", "adam")
-SCHEDULES = ("cosine", "plateau")
+SCHEDULES = ("cosine", "plateau", "exponential")
+SAMPLINGS = ("shuffle", "balanced")
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,35 @@ class Augmentation:
         shift: largest shift either way, as a fraction of the side.
         contrast: largest relative change of contrast.
         brightness: largest change of brightness, as a fraction of the full range.
-        erase: probability of painting a random rectangle with noise.
+        noise: probability of adding Gaussian noise.
+        noise_std: standard deviation of that noise, as a fraction of the full range.
+        noise_side: side of the grid that the noise is drawn on before it is spread over the image; 0: each pixel.
+        erase: probability of painting over a random rectangle.
         erase_area: smallest and largest area of that rectangle.
+        erase_aspect: its longer side over its shorter one, at most.
+        erase_fill: "noise", or "mean": the colour that normalisation turns to 0.
+        erase_inside: the whole rectangle lies in the image, not only its centre.
     """
 
-    rotate_deg: float = 10.0
-    scale: float = 0.12
-    shift: float = 0.06
-    contrast: float = 0.2
-    brightness: float = 0.1
-    erase: float = 0.2
+    rotate_deg: float = option(10.0, low=0, high=180)
+    scale: float = option(0.12, low=0)
+    shift: float = option(0.06, low=0, high=1)
+    contrast: float = option(0.2, low=0, high=1)
+    brightness: float = option(0.1, low=0, high=1)
+    noise: float = option(0.0, low=0, high=1)
+    noise_std: float = option(0.0, low=0, high=1)
+    noise_side: int = option(0, low=0)
+    erase: float = option(0.2, low=0, high=1)
     erase_area: tuple[float, float] = (0.02, 0.2)
+    erase_aspect: float = option(3.0, low=1)
+    erase_fill: str = option("noise", choices=("noise", "mean"))
+    erase_inside: bool = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        low, high = self.erase_area
+        if not 0 < low <= high <= 1:
+            raise UsageError(f"erase_area is {low:g} to {high:g}, expected two rising fractions above 0, at most 1")
 
 
 #: "standard" learns fast; "strong" holds off overfitting in long runs and in second rounds (``--init``).
@@ -46,59 +66,100 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Training with one optimiser, one schedule, label smoothing and averaged weights.
+class LossTerm:
+    """One cross-entropy of a sum of them.
 
-    The defaults are this project's own; :data:`RECIPES` has those of each network.
+    Attributes:
+        weight: factor of its part of the loss.
+        smoothing: share of its target that is spread over all classes.
+    """
+
+    weight: float = option(1.0, above=0)
+    smoothing: float = option(0.0, low=0, below=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training with one optimiser, one schedule, soft targets and averaged weights.
+
+    The defaults are this project's own for poster-nano; the files of :mod:`poster_edge.train.recipe_file` have
+    those of each network.
 
     Attributes:
         epochs: passes over the training split.
         warmup: epochs of linear warm-up.
-        batch: images per step.
+        batch: images per optimiser step, all processes together.
+        accumulate: equal parts that a batch is computed in, one after another, where memory is short.
         lr: peak learning rate.
         weight_decay: on matrices and kernels only; "adam" adds it to the gradient.
         label_smoothing: share of the target spread over all classes.
+        loss: cross-entropies that are summed instead of one with ``label_smoothing``.
         ema_decay: of the averaged weights, which are what is evaluated and kept; 0: the latest weights.
-        clip: largest global gradient norm.
+        clip: largest global gradient norm; 0: any.
+        sam_rho: radius of sharpness-aware minimisation around the optimiser; 0: none.
+        sam_hold_norm: BatchNorm's statistics see the first of SAM's two passes only.
         mixup: alpha of the Beta distribution that image pairs are blended by; 0: no blending.
-        teacher_weight: share of the target that a teacher's opinion has, where there is one.
+        cutmix: alpha of the Beta distribution of a rectangle's area that is taken from another image; 0: none.
+            With both, every batch is either blended or cut.
+        cooldown: last epochs that see "standard" augmentation at most and no mixed pairs.
+        teacher_weight: share of the target that the teachers' opinion has, where there are any.
+        teacher_view: "augmented": teachers judge the very picture that is learned from; "plain": the unchanged
+            image, once, before training.
+        sampling: "shuffle": every image once; "balanced": with replacement, every class as often.
+        early_stop: epochs without a better validation accuracy after which the run ends; 0: never.
         seed: of initialisation, order and augmentation.
         augmentation: see :class:`Augmentation`.
+        colour: order of a colour image's channels, "rgb" or "bgr".
+        drop_path: stochastic depth at the last stage instead of the network's own, where it has any.
+        freeze_landmark_bn: hold the landmark stream's BatchNorm statistics too, not its weights alone.
+        sync_norm: BatchNorm over the images of all processes, not of each.
         optimizer: "adamw" or "adam".
-        schedule: "cosine", or "plateau": the rate falls when the validation loss stops falling.
+        schedule: "cosine"; "exponential": by ``factor`` each epoch; "plateau": by ``factor`` when the validation
+            loss stops falling.
         patience: "plateau" only: epochs without a better loss that are let pass.
-        factor: "plateau" only: what the rate is then multiplied by.
+        factor: what "exponential" and "plateau" multiply the rate by.
     """
 
-    epochs: int = 40
-    warmup: float = 2
-    batch: int = 64
-    lr: float = 1.5e-3
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    ema_decay: float = 0.999
-    clip: float = 5.0
-    mixup: float = 0.0
-    teacher_weight: float = 0.0
-    seed: int = 0
+    epochs: int = option(40, low=1)
+    warmup: float = option(2, low=0)
+    batch: int = option(64, low=2)
+    accumulate: int = option(1, low=1)
+    lr: float = option(1.5e-3, above=0)
+    weight_decay: float = option(0.05, low=0)
+    label_smoothing: float = option(0.1, low=0, below=1)
+    loss: tuple[LossTerm, ...] = ()
+    ema_decay: float = option(0.999, low=0, below=1)
+    clip: float = option(5.0, low=0)
+    sam_rho: float = option(0.0, low=0)
+    sam_hold_norm: bool = False
+    mixup: float = option(0.0, low=0)
+    cutmix: float = option(0.0, low=0)
+    cooldown: int = option(0, low=0)
+    teacher_weight: float = option(0.0, low=0, high=1)
+    teacher_view: str = option("augmented", choices=("augmented", "plain"))
+    sampling: str = option("shuffle", choices=SAMPLINGS)
+    early_stop: int = option(0, low=0)
+    seed: int = option(0, low=0)
     augmentation: Augmentation = Augmentation()
-    optimizer: str = "adamw"
-    schedule: str = "cosine"
-    patience: int = 5
-    factor: float = 0.1
+    colour: str = option("rgb", choices=("rgb", "bgr"))
+    drop_path: float | None = option(None, low=0, below=1)
+    freeze_landmark_bn: bool = True
+    sync_norm: bool = True
+    optimizer: str = option("adamw", choices=OPTIMIZERS)
+    schedule: str = option("cosine", choices=SCHEDULES)
+    patience: int = option(5, low=0)
+    factor: float = option(0.1, above=0, high=1)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 2 or self.lr <= 0:
-            raise UsageError("training needs at least 1 epoch, a batch of 2 and a learning rate above 0")
-        if self.optimizer not in OPTIMIZERS or self.schedule not in SCHEDULES:
+        check(self)
+        if self.batch % self.accumulate or self.batch // self.accumulate < 2:
             raise UsageError(
-                f"optimiser '{self.optimizer}', schedule '{self.schedule}': expected one of {', '.join(OPTIMIZERS)} "
-                f"and one of {', '.join(SCHEDULES)}"
+                f"accumulate is {self.accumulate}, expected a number that divides a batch of {self.batch} into equal "
+                "parts of 2 or more"
             )
-        if self.weight_decay < 0 or not 0 <= self.label_smoothing < 1:
-            raise UsageError("the weight decay must be 0 or more, the label smoothing from 0 to below 1")
-        if self.mixup < 0 or not 0 <= self.teacher_weight <= 1:
-            raise UsageError("mixup must be 0 or more, the teacher's weight between 0 and 1")
 
 
 #: Landmark pre-training: stronger geometry, because the points must follow it.
@@ -114,39 +175,18 @@ LANDMARK_RECIPE = Recipe(
 )
 
 
-#: What 'poster-edge train' takes unless told otherwise, by the type of the network's configuration.
-RECIPES: dict[type[ModelConfig], Recipe] = {
-    PosterConfig: Recipe(),
-    # FER-VT's own: Adam at 1e-3, batches of 32, a "learning factor 0.1" read as the plateau's.  The number of
-    # epochs and the patience are not published; no weights are averaged.
-    FerVtConfig: Recipe(
-        epochs=100,
-        warmup=0,
-        batch=32,
-        lr=1e-3,
-        weight_decay=0.0,
-        label_smoothing=0.1,
-        ema_decay=0.0,
-        optimizer="adam",
-        schedule="plateau",
-        patience=5,
-        factor=0.1,
-    ),
-    # CF-DAN's own: AdamW, its decay, batches of 32 and plain cross-entropy.  Rate, schedule and number of epochs
-    # (where its figures end) are not published; no weights are averaged.
-    CfDanConfig: Recipe(epochs=40, warmup=0, batch=32, lr=1e-4, weight_decay=1e-4, label_smoothing=0.0, ema_decay=0.0),
-}
-
-
 def recipe_for(config: ModelConfig) -> Recipe:
     """The default recipe of a network."""
-    return RECIPES[type(config)]
+    # The reader of recipes makes them, so it imports this module.
+    from poster_edge.train.recipe_file import default_recipe
+
+    return default_recipe(config).recipe
 
 
 def learning_rate(recipe: Recipe, progress: float, *, falls: int = 0) -> float:
     """Learning rate after ``progress`` epochs.
 
-    Linear warm-up; then a half cosine to 1 % of the peak, or, for "plateau", steps.
+    Linear warm-up; then a half cosine to 1 % of the peak, or steps: one each epoch for "exponential".
 
     Args:
         recipe: shapes the schedule.
@@ -157,5 +197,7 @@ def learning_rate(recipe: Recipe, progress: float, *, falls: int = 0) -> float:
         return recipe.lr * max(progress / recipe.warmup, 0.01)
     if recipe.schedule == "plateau":
         return recipe.lr * recipe.factor**falls
+    if recipe.schedule == "exponential":
+        return recipe.lr * recipe.factor ** int(progress - recipe.warmup)
     share = (progress - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9)
     return recipe.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))

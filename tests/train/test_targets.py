@@ -48,7 +48,13 @@ def test_opinions_do_not_depend_on_mirroring_and_only_on_rows() -> None:
     assert not plain[[1, 2, 4]].any()
 
 
-@pytest.mark.parametrize("values", [{"mixup": -0.1}, {"teacher_weight": 1.5}])
-def test_recipe_refuses_nonsense(values: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="mixup must be 0 or more"):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mixup": -0.1}, "mixup is -0.1, expected 0 or more"),
+        ({"teacher_weight": 1.5}, "teacher_weight is 1.5, expected from 0 to 1"),
+    ],
+)
+def test_recipe_refuses_nonsense(values: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         Recipe(**values)

@@ -8,19 +8,39 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+#: Pause before a turn, in seconds: idle threads of the candidate before go on spinning for a while.
+SETTLE_S = 0.03
+
+
+def turn(call: Callable[[], object], *, calls: int = 1, settle_s: float = SETTLE_S) -> NDArray[np.float64]:
+    """Milliseconds of some calls in a row, after a pause and an untimed call: as if it were alone.
+
+    Args:
+        call: what to time.
+        calls: how many are timed.
+        settle_s: the pause, in seconds.
+    """
+    time.sleep(settle_s)
+    call()
+    times = np.empty(calls)
+    for i in range(calls):
+        start = time.perf_counter()
+        call()
+        times[i] = 1e3 * (time.perf_counter() - start)
+    return times
+
 
 def interleaved(
     candidates: Mapping[str, Callable[[], object]],
     *,
     rounds: int = 30,
     warmup: int = 5,
-    settle_s: float = 0.03,
+    settle_s: float = SETTLE_S,
     budget_s: float | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Milliseconds of each call of each candidate, one call of every candidate per round.
 
-    Idle threads of the candidate before go on spinning for a while; after a pause and an untimed call
-    each candidate is timed as if it were alone.
+    All run in this process; :mod:`poster_edge.bench` gives each a process of its own.
 
     Args:
         candidates: name -> what to time.
@@ -32,15 +52,11 @@ def interleaved(
     for call in candidates.values():
         for _ in range(warmup):
             call()
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    times: dict[str, list[NDArray[np.float64]]] = {name: [] for name in candidates}
     began = time.perf_counter()
     for done in range(rounds):
         if budget_s is not None and done >= 5 and time.perf_counter() - began > budget_s:
             break
         for name, call in candidates.items():
-            time.sleep(settle_s)
-            call()
-            start = time.perf_counter()
-            call()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: np.array(values) for name, values in times.items()}
+            times[name].append(turn(call, settle_s=settle_s))
+    return {name: np.concatenate(values) if values else np.empty(0) for name, values in times.items()}

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -64,6 +65,7 @@ class OrtRunner:
         self._precision, self._device, self._notify = precision, device, notify
         self._stack = ExitStack()
         self._session: ort.InferenceSession | None = None
+        self._profile: tuple[Path, Path] | None = None
         provider = find_provider(device, precision)
         if device != "auto":
             check_present(provider)
@@ -129,7 +131,27 @@ class OrtRunner:
             settings.add_session_config_entry("session.x64quantprecision", "1")
         if self.threads:
             settings.intra_op_num_threads = self.threads
+        if self._profile:
+            settings.enable_profiling = True
+            settings.profile_file_prefix, settings.optimized_model_filepath = map(str, self._profile)
+            # It warns that the optimised file is good for this machine only; nobody keeps it.
+            settings.log_severity_level = 4
         return settings
+
+    def profile_to(self, prefix: Path, optimised: Path) -> None:
+        """Have the session, once entered, time every node.
+
+        Args:
+            prefix: beginning of the profile's path.
+            optimised: where the graph that really runs is written.
+        """
+        self._profile = (prefix, optimised)
+
+    def end_profiling(self) -> Path:
+        """End the profile that :meth:`profile_to` asked for; returns its file."""
+        if self._session is None or self._profile is None:
+            raise RuntimeError("end_profiling() without profile_to() or outside the runner")
+        return Path(self._session.end_profiling())
 
     def _check_bytes(self, data: bytes) -> None:
         """Refuse data from elsewhere, compiled engines above all."""

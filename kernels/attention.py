@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from poster_edge.kernels.dispatch import asked
+from poster_edge.kernels.dispatch import asked, note
 
 _FUSED: ContextVar[bool] = ContextVar("poster_edge_fused_attention", default=True)
 
@@ -61,5 +61,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
     # On the CPU the fused kernel's backward pass is slower than the three plain operations (12 calls
     # on (128, 2, 37, 64) in bfloat16 took a third of poster-nano's training step).
     if name == "sdpa" or (name != "eager" and (q.is_cuda or not q.requires_grad)):
+        note("sdpa")
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    note("eager")
     return attention_reference(q, k, v, scale=scale)

@@ -38,6 +38,7 @@ _LARGEST_BATCH = 8192
 _log = logging.getLogger("poster_edge.kernels")
 _logged: set[tuple[str, str]] = set()
 _asked: ContextVar[str | None] = ContextVar("poster_edge_kernels", default=None)
+_served: ContextVar[set[str] | None] = ContextVar("poster_edge_kernels_served", default=None)
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,24 @@ def use(name: str) -> Iterator[None]:
         yield
     finally:
         _asked.reset(token)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[set[str]]:
+    """Within this context the names of what really computed are collected, such as "triton:int8" or "sdpa"."""
+    names: set[str] = set()
+    token = _served.set(names)
+    try:
+        yield names
+    finally:
+        _served.reset(token)
+
+
+def note(name: str) -> None:
+    """Tell :func:`recorded` what computed."""
+    names = _served.get()
+    if names is not None:
+        names.add(name)
 
 
 def asked() -> str:

@@ -35,6 +35,8 @@ def command(
     device: str,
     threads: int | None,
     trust_engine: bool,
+    kernels: str | None,
+    cuda_graph: bool,
     batch: int,
     json_path: str | None,
     plot: Path | None,
@@ -49,13 +51,13 @@ def command(
     from poster_edge.data.faces import load_faces
     from poster_edge.errors import InputError, UsageError
     from poster_edge.files import write_atomic
-    from poster_edge.runtime.bundle import load_bundle
+    from poster_edge.runtime.checkpoint_bundle import load_bundle_or_checkpoint
     from poster_edge.runtime.classifier import Classifier
     from poster_edge.train.metrics import evaluate
 
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot}: expected a file name that ends in .png")
-    bundle = load_bundle(model)
+    bundle = load_bundle_or_checkpoint(model, runtime=runtime)
     faces = load_faces(data, dataset=dataset)
     rows = select(faces, bundle.manifest.classes, split)
     with (
@@ -67,6 +69,8 @@ def command(
             device=device,
             threads=threads,
             trust_engine=trust_engine,
+            kernels=kernels,
+            cuda_graph=cuda_graph,
             notify=console.message,
             progress=bar,
         ) as classifier,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from poster_edge.labels import LABEL_SETS
-from poster_edge.runtime import RUNTIMES
+from poster_edge.runtime import KERNELS, RUNTIMES
 from poster_edge.runtime.manifest import PRECISIONS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -36,21 +36,23 @@ def data_options(command: _Command) -> _Command:
 
 
 def runtime_options(command: _Command) -> _Command:
-    """Add ``--runtime``, ``--precision``, ``--device``, ``--threads``, ``--trust-engine``: what runs a bundle."""
+    """Add ``--runtime``, ``--precision``, ``--device``, ``--threads`` and so on: what runs a bundle, and how."""
     options = (
         click.option(
             "--runtime",
             type=click.Choice(RUNTIMES),
             default="auto",
             show_default=True,
-            help="auto: TensorRT where it and a GPU are, else OpenVINO on a CPU if installed, else onnxruntime.",
+            help="auto: TensorRT where it and a GPU are, else OpenVINO on a CPU if installed, else onnxruntime. "
+            "torch: the bundle's own weights, or a checkpoint (--model FILE.safetensors).",
         ),
         click.option(
             "--precision",
-            type=click.Choice(["auto", *PRECISIONS]),
+            type=click.Choice(["auto", *PRECISIONS, "bf16"]),
             default="auto",
             show_default=True,
-            help="Which of the bundle's models; auto: the one it was exported for.",
+            help="Which of the bundle's models; auto: the one it was exported for. "
+            "With torch: type of weights and activations; fp32, fp16 or bf16, auto: fp32.",
         ),
         click.option(
             "--device",
@@ -66,6 +68,16 @@ def runtime_options(command: _Command) -> _Command:
             is_flag=True,
             envvar="POSTER_EDGE_TRUST_ENGINE",
             help="Open a TensorRT engine that came with the bundle: it is a program [env: POSTER_EDGE_TRUST_ENGINE].",
+        ),
+        click.option(
+            "--kernels",
+            type=click.Choice(KERNELS),
+            help="With torch: what computes POSTER's cross-fusion [env: POSTER_EDGE_KERNELS; default: auto].",
+        ),
+        click.option(
+            "--cuda-graph",
+            is_flag=True,
+            help="With torch on a GPU: capture the forward pass per batch size, replay it.",
         ),
     )
     for option in reversed(options):

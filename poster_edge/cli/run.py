@@ -59,6 +59,8 @@ def command(
     device: str,
     threads: int | None,
     trust_engine: bool,
+    kernels: str | None,
+    cuda_graph: bool,
     detector: str,
     detector_model: Path | None,
     conf: float,
@@ -87,7 +89,7 @@ def command(
         from poster_edge.pipeline.runner import run
         from poster_edge.pipeline.sources import open_source
         from poster_edge.pipeline.stages import Pipeline, painter
-        from poster_edge.runtime.bundle import load_bundle
+        from poster_edge.runtime.checkpoint_bundle import load_bundle_or_checkpoint
         from poster_edge.runtime.classifier import Classifier
         from poster_edge.vision.detect import choose_detector
 
@@ -100,7 +102,7 @@ def command(
         with ExitStack() as stack:
             stack.enter_context(_terminated_like_ctrl_c())
             finder = choose_detector(detector, detector_model, conf=conf, notify=console.message)
-            bundle = load_bundle(model)
+            bundle = load_bundle_or_checkpoint(model, runtime=runtime)
             if not bundle.manifest.has_trained_weights:
                 console.message(f"{bundle.folder} has random weights: its labels mean nothing, only its speed does")
             classifier = stack.enter_context(
@@ -111,6 +113,8 @@ def command(
                     device=device,
                     threads=threads,
                     trust_engine=trust_engine,
+                    kernels=kernels,
+                    cuda_graph=cuda_graph,
                     notify=console.message,
                     progress=stack.enter_context(console.BuildBar()),
                 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from poster_edge.config import Preprocess
@@ -108,6 +108,25 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from error
 
 
+def parse_checkpoint(data: bytes, path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
+    """Weights and metadata of a checkpoint that has been read already.
+
+    Args:
+        data: the whole file.
+        path: names it in messages.
+
+    Raises:
+        InputError: damaged, or not made by this project.
+    """
+    try:
+        state = load(data)
+        # Past this the header is known to be sound: its length in 8 bytes, then JSON.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+    return state, ModelInfo.from_metadata(header.get("__metadata__") or {}, path)
+
+
 def strict_load(model: torch.nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Load weights; every entry must be there and of the right shape.
 
@@ -135,9 +154,23 @@ def load_model(path: Path) -> tuple[Network, ModelInfo]:
         InputError: see :func:`read_checkpoint` and :func:`strict_load`.
     """
     state, info = read_checkpoint(path)
+    return build_model(state, info, str(path)), info
+
+
+def build_model(state: dict[str, Tensor], info: ModelInfo, source: str) -> Network:
+    """The network that a checkpoint describes, with its weights, in evaluation mode.
+
+    Args:
+        state: its weights.
+        info: what it says about itself.
+        source: names it in messages.
+
+    Raises:
+        InputError: see :func:`strict_load`.
+    """
     model = build_network(model_config(info.model, num_classes=len(info.classes)))
-    strict_load(model, state, str(path))
-    return model.eval(), info
+    strict_load(model, state, source)
+    return model.eval()
 
 
 def describe_source(path: Path) -> str:

@@ -42,7 +42,9 @@ def fused_readout(fusion: PyramidFusion, levels: list[Tensor]) -> Tensor | None:
     if backend.launcher is None:
         return None
     try:
-        return chain.run(levels, packed_depths(fusion, call.precision), backend.launcher())
+        first = chain.run(levels, packed_depths(fusion, call.precision), backend.launcher())
+        dispatch.note(f"{backend.name}:int8" if int8 else backend.name)
+        return first
     except Exception as error:
         if name != "auto":
             raise

@@ -17,8 +17,30 @@ from poster_edge.optional import available
 from poster_edge.runtime import RUNTIMES
 from poster_edge.runtime.bundle import Bundle
 from poster_edge.runtime.int8_sums import saturates
-from poster_edge.runtime.runner import Runner
+from poster_edge.runtime.runner import Pending, Runner, asynchronous
 from poster_edge.train.metrics import softmax
+
+
+class PendingFaces:
+    """The faces of one batch on their way through the network.
+
+    Attributes:
+        preprocess_ms: time spent on making the batch, in ms.
+        infer_ms: time the network took by itself, in ms; known once :meth:`result` has returned.
+    """
+
+    def __init__(self, inference: Pending, output: str, *, temperature: float, preprocess_ms: float) -> None:
+        self.preprocess_ms = preprocess_ms
+        self._inference, self._output, self._temperature = inference, output, temperature
+
+    @property
+    def infer_ms(self) -> float:
+        """See the class."""
+        return self._inference.infer_ms
+
+    def result(self) -> NDArray[np.float64]:
+        """Wait for the probabilities (N, C), each row summing to 1."""
+        return softmax(np.asarray(self._inference.result()[self._output], np.float32), temperature=self._temperature)
 
 
 class Classifier:
@@ -27,10 +49,12 @@ class Classifier:
     Args:
         bundle: an opened bundle.
         runtime: one of ``RUNTIMES``.
-        precision: "fp32", "fp16" or "int8"; "auto": the manifest's.
+        precision: "fp32", "fp16", "int8", or for torch "bf16"; "auto": the manifest's (for torch "fp32").
         device: "auto", "cpu", "cuda:N"; for onnxruntime also "tensorrt:N" and "tensorrt-rtx:N".
         threads: of one operator; None leaves the choice to the runtime.
         trust_engine: open a TensorRT plan that lies in the bundle even if it was not built on this machine.
+        kernels: what computes the cross-fusion, one of ``KERNELS``; for torch only.
+        cuda_graph: replay the forward pass from CUDA graphs; for torch only.
         notify: told in one line what "auto" had to pass over, and why a TensorRT engine is built.
         progress: told how far that build is, 0 to 1, and its phase; from another thread.
 
@@ -52,11 +76,15 @@ class Classifier:
         device: str = "auto",
         threads: int | None = None,
         trust_engine: bool = False,
+        kernels: str | None = None,
+        cuda_graph: bool = False,
         notify: Callable[[str], None] | None = None,
         progress: Callable[[float, str], None] | None = None,
     ) -> None:
         self.bundle = bundle
-        self.precision = bundle.manifest.precision if precision == "auto" else precision
+        # The manifest speaks of ONNX files; torch runs the weights, which are float32.
+        default = "fp32" if runtime == "torch" else bundle.manifest.precision
+        self.precision = default if precision == "auto" else precision
         self.classes = bundle.manifest.classes
         self.preprocess = bundle.manifest.preprocess
         self.last_ms: dict[str, float] = {"preprocess": 0.0, "infer": 0.0}
@@ -67,10 +95,18 @@ class Classifier:
             device=device,
             threads=threads,
             trust_engine=trust_engine,
+            kernels=kernels,
+            cuda_graph=cuda_graph,
             notify=notify,
             progress=progress,
         )
+        self._async = asynchronous(self._runner)
         self.temperature = bundle.temperature(self._runner.file)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether :meth:`submit` can be used: the runtime works while the caller does something else."""
+        return self._async is not None
 
     @property
     def runtime(self) -> str:
@@ -99,6 +135,22 @@ class Classifier:
         self.last_ms = {"preprocess": 1e3 * (ready - began), "infer": 1e3 * (time.perf_counter() - ready)}
         return np.asarray(out, np.float32)
 
+    def submit(self, crops: Sequence[NDArray[np.uint8]]) -> PendingFaces:
+        """Begin what a call does with one crop or more, and return while the runtime computes.
+
+        Two batches may be under way: a third waits for the first.
+
+        Raises:
+            RuntimeError: this runtime works only while it is waited for; see :attr:`overlaps`.
+        """
+        if self._async is None:
+            raise RuntimeError(f"{self.runtime} has no asynchronous inference")
+        began, manifest = time.perf_counter(), self.bundle.manifest
+        batch = to_input(crops, self.preprocess)
+        preprocess_ms = 1e3 * (time.perf_counter() - began)
+        inference = self._async.submit({manifest.input_name: batch})
+        return PendingFaces(inference, manifest.output_name, temperature=self.temperature, preprocess_ms=preprocess_ms)
+
     def __call__(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """Probabilities (N, C), each row summing to 1."""
         logits = self.logits(crops)
@@ -115,18 +167,27 @@ def make_runner(
     device: str,
     threads: int | None,
     trust_engine: bool = False,
+    kernels: str | None = None,
+    cuda_graph: bool = False,
     notify: Callable[[str], None] | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Runner:
     """The runner for a ``--runtime``, a ``--precision`` and a ``--device``.
 
     Raises:
-        UsageError: an unknown runtime.
+        UsageError: an unknown runtime, or an option that is for torch alone.
         UnavailableError: a known one that cannot serve here.
         BundleError: the bundle has no model of that precision.
     """
     if runtime not in RUNTIMES:
         raise UsageError(f"--runtime {runtime}: expected one of {', '.join(RUNTIMES)}")
+    if runtime == "torch":
+        from poster_edge.runtime.torch_runner import TorchRunner
+
+        return TorchRunner(
+            bundle, precision=precision, device=device, threads=threads, kernels=kernels, cuda_graph=cuda_graph
+        )
+    _check_not_torchs_own(runtime, precision, kernels, cuda_graph=cuda_graph)
     if runtime == "auto":
         runtime = _choose(bundle, precision, device, notify)
     if runtime in ("tensorrt", "tensorrt-rtx"):
@@ -149,6 +210,17 @@ def make_runner(
     from poster_edge.runtime.ort_runner import OrtRunner
 
     return OrtRunner(bundle, precision=precision, device=device, threads=threads, notify=notify)
+
+
+def _check_not_torchs_own(runtime: str, precision: str, kernels: str | None, *, cuda_graph: bool) -> None:
+    """Refuse what only torch can serve."""
+    asked = {
+        f"--kernels {kernels}": kernels is not None,
+        "--cuda-graph": cuda_graph,
+        f"--precision {precision}": precision == "bf16",
+    }
+    for option in [o for o, given in asked.items() if given]:
+        raise UsageError(f"{option} is for --runtime torch, not {runtime}")
 
 
 def _choose(bundle: Bundle, precision: str, device: str, notify: Callable[[str], None] | None) -> str:

@@ -52,7 +52,11 @@ def test_run_gives_the_same_answer_and_names_what_ran(poster_edge: Command) -> N
         pytest.param(["--runtime", "tensorrt-rtx", "--device", "cuda:1"], 4, "no NVIDIA GPU can be used", marks=no_gpu),
         (["--runtime", "tensorrt-rtx", "--device", "cpu"], 4, "runs on NVIDIA GPUs only"),
         (["--runtime", "tensorrt", "--device", "tpu"], 2, "expected auto or cuda:N"),
-        (["--precision", "int4"], 2, "'auto', 'fp32', 'fp16', 'int8'"),
+        (["--precision", "int4"], 2, "'auto', 'fp32', 'fp16', 'int8', 'bf16'"),
+        (["--precision", "bf16"], 2, "--precision bf16 is for --runtime torch, not auto"),
+        (["--runtime", "openvino", "--kernels", "sdpa"], 2, "--kernels sdpa is for --runtime torch, not openvino"),
+        (["--cuda-graph"], 2, "--cuda-graph is for --runtime torch"),
+        (["--runtime", "torch"], 4, "has no model.safetensors"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
@@ -67,6 +71,21 @@ def test_what_cannot_be_served_is_one_line(
     assert words in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.lower().startswith("error")]) == 1
     assert done.stdout == ""
+
+
+def test_torch_runs_the_fused_kernels_that_were_asked_for(
+    poster_edge: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton's own kernels, in its interpreter, behind the same command that a GPU's user gives."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    fused = poster_edge(*PHOTO, "--jsonl", "-", "--runtime", "torch", "--kernels", "triton")
+    monkeypatch.delenv("TRITON_INTERPRET")
+    reference = poster_edge(*PHOTO, "--jsonl", "-", "--runtime", "onnxruntime", "--precision", "fp32")
+    np.testing.assert_allclose(probabilities(fused), probabilities(reference), atol=1e-4)
+    assert "poster-nano fp32 on torch 2." in fused.stderr
+    assert "(CPU, fp32, kernels triton, interpreted)" in fused.stderr
 
 
 def test_eval_reports_what_ran(poster_edge: Command, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -127,7 +146,7 @@ except SystemExit:
     print([m for m in ("numpy", "cv2", "onnxruntime", "openvino") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert "[auto|onnxruntime|openvino|tensorrt|tensorrt-rtx]" in done.stdout
+    assert "[auto|onnxruntime|openvino|tensorrt|tensorrt-rtx|torch]" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
 

@@ -42,6 +42,9 @@ class Limits:
     clocks: float = 0.05
 
 
+DEFAULT_LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Noise:
     """What disturbed a run.
@@ -101,7 +104,7 @@ class Watch:
     pids: list[int]
     gpu: bool = False
     root: Path = ROOT
-    limits: Limits = Limits()
+    limits: Limits = DEFAULT_LIMITS
     _work: list[float] = field(default_factory=list)
     _clocks: dict[str, list[float]] = field(default_factory=dict)
 
@@ -153,7 +156,7 @@ def judge(
     cores: int,
     states: tuple[State, State],
     gpu: bool = False,
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Noise:
     """Decide from what was seen whether a run is noisy.
 

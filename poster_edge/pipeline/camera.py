@@ -78,6 +78,10 @@ class Reader(threading.Thread):
                 return None
             return self._count, self._image, self._read_ms
 
+    def has(self, number: int) -> bool:
+        """Whether picture ``number`` or a later one is there."""
+        return self._count >= number
+
     def stop(self) -> None:
         """Ask the thread to end after the picture it is reading."""
         self._stop_asked = True
@@ -117,7 +121,12 @@ class Camera:
         self._opener = opener
         self._stall_s = stall_s
         self._hung: list[Reader] = []
+        self._wanted = 1
         self._reader = self._start()
+
+    def ready(self) -> bool:
+        """Whether a picture that was not yielded yet is there."""
+        return self._reader.has(self._wanted)
 
     def _start(self) -> Reader:
         capture = self._opener(self._spec)
@@ -136,22 +145,23 @@ class Camera:
             UnavailableError: the camera opened but never gave a picture.
             PosterEdgeError: it hangs again and again and cannot be recovered.
         """
-        index, first, wanted = 0, None, 1
+        index, first = 0, None
+        self._wanted = 1
         try:
             while True:
                 patience = self._stall_s if first else max(self._stall_s, FIRST_PICTURE_S)
-                got = self._reader.latest(wanted, patience)
+                got = self._reader.latest(self._wanted, patience)
                 if got is None:
                     if first is None:
                         raise UnavailableError(
                             f"camera {self.name} opened but gave no picture: is another program using it?"
                         )
                     self._reconnect()
-                    wanted = 1
+                    self._wanted = 1
                     continue
                 number, image, read_ms = got
-                index += number - wanted
-                wanted = number + self._stride
+                index += number - self._wanted
+                self._wanted = number + self._stride
                 now = time.monotonic()
                 first = first or now
                 yield Frame(index, now - first, self.name, as_bgr(image), read_ms, "live", self._fps / self._stride)

@@ -1,16 +1,21 @@
-"""Drives a run: frames from a source through the pipeline into the sinks, counted."""
+"""Drives a run: frames from a source through the pipeline into the sinks, counted.
+
+Where the runtime works by itself, a frame is captured, searched for faces and prepared while the one before it is
+on the GPU; results still come one by one and in order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Protocol
 
-from poster_edge.pipeline.frame import FrameResult, Source
+from poster_edge.errors import PosterEdgeError
+from poster_edge.pipeline.frame import Frame, FrameResult, Source
 from poster_edge.pipeline.report import Tally
 from poster_edge.pipeline.show import StopRequested
-from poster_edge.pipeline.stages import Pipeline
+from poster_edge.pipeline.stages import Pipeline, Started
 
 
 class Sink(Protocol):
@@ -78,8 +83,7 @@ def run(
     try:
         with closing(frames):  # type: ignore[type-var]
             try:
-                for frame in islice(frames, max_frames):
-                    result = pipeline.process(frame)
+                for result in in_order(islice(frames, max_frames), pipeline, more=lambda: _more(source)):
                     tally.add(result)
                     for sink in sinks:
                         sink.write(result)
@@ -94,6 +98,59 @@ def run(
     finally:
         _finish(sinks, keep=done and whole)
     return whole
+
+
+def in_order(frames: Iterator[Frame], pipeline: Pipeline, *, more: Callable[[], bool]) -> Iterator[FrameResult]:
+    """Results of frames, in their order; the next frame is started before one is finished where that helps.
+
+    Args:
+        frames: from a source.
+        pipeline: what is done with each.
+        more: whether the next frame is there without waiting; where it is not, a result is not held back for it.
+
+    Raises:
+        BaseException: whatever the source, the pipeline or Ctrl-C raised, after the result of the frame before.
+    """
+    held: Started | None = None
+    while True:
+        ahead, failure = _start_next(frames, pipeline)
+        if held is not None:
+            result = _finish_held(held, pipeline, failure)
+            if result is not None:
+                yield result
+        if failure is not None:
+            raise failure
+        if ahead is None:
+            return
+        held = ahead
+        if ahead.under_way is None or not more():
+            held = None
+            yield pipeline.finish(ahead)
+
+
+def _start_next(frames: Iterator[Frame], pipeline: Pipeline) -> tuple[Started | None, BaseException | None]:
+    """The next frame, started, or None at the end; and what went wrong."""
+    try:
+        frame = next(frames, None)
+        return (None if frame is None else pipeline.start(frame)), None
+    except BaseException as error:
+        return None, error
+
+
+def _finish_held(held: Started, pipeline: Pipeline, failure: BaseException | None) -> FrameResult | None:
+    """A result that the next frame was started before; None where it is lost to a failure that is told anyway."""
+    try:
+        return pipeline.finish(held, at_once=False)
+    except PosterEdgeError:
+        if failure is None:
+            raise
+        return None
+
+
+def _more(source: Source) -> bool:
+    """Whether a source has its next frame without waiting for it; files always have."""
+    ready = getattr(source, "ready", None)
+    return not source.live or (ready is not None and bool(ready()))
 
 
 def _finish(sinks: Sequence[Sink], *, keep: bool) -> None:

@@ -1,11 +1,17 @@
-"""Per frame: detect, crop, classify all faces in one batch, draw if asked; each stage is timed."""
+"""Per frame: detect, crop, classify all faces in one batch, draw if asked; each stage is timed.
+
+A frame can be done in two steps: :meth:`Pipeline.start` finds its faces and gives them to the runtime, and
+:meth:`Pipeline.finish` takes the answer.  Where the runtime works by itself (a GPU), the next frame is started
+in between.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +20,38 @@ from poster_edge.config import Preprocess
 from poster_edge.pipeline.frame import FaceResult, Frame, FrameResult
 from poster_edge.vision.align import crop_face, usable
 from poster_edge.vision.draw import draw_faces
-from poster_edge.vision.faces import Detector, Image
+from poster_edge.vision.faces import Detector, Face, Image
 
-#: The stages in their order; each is a key of :attr:`FrameResult.latency_ms`, "draw" only if drawn.
-STAGES = ("capture", "detect", "align", "preprocess", "infer", "draw")
+#: The stages in their order; each is a key of :attr:`FrameResult.latency_ms`, "draw" only if drawn.  "wait" is
+#: there only where the next frame was worked on meanwhile: what lay between giving the faces to the runtime and
+#: having the answer, less "infer".  The sum is the time from capture to result either way.
+STAGES = ("capture", "detect", "align", "preprocess", "infer", "wait", "draw")
 
 #: Makes the picture that is saved or shown from a result.
 Painter = Callable[[FrameResult], Image]
+
+
+class FacesUnderWay(Protocol):
+    """What the pipeline needs of :class:`poster_edge.runtime.classifier.PendingFaces`."""
+
+    preprocess_ms: float
+
+    @property
+    def infer_ms(self) -> float:
+        """Time the network took by itself, in ms."""
+        ...
+
+    def result(self) -> NDArray[np.float64]:
+        """Wait for the (N, C) probabilities."""
+        ...
+
+
+class OverlappingClassifier(Protocol):
+    """A :class:`FaceClassifier` that can work while the next frame is prepared, where ``overlaps`` is true."""
+
+    def submit(self, crops: Sequence[Image]) -> FacesUnderWay:
+        """Begin what a call does."""
+        ...
 
 
 class FaceClassifier(Protocol):
@@ -40,8 +71,31 @@ class FaceClassifier(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Started:
+    """A frame whose faces were found and given to the runtime.
+
+    Attributes:
+        result: what is known so far.
+        faces: that were found.
+        rows: their (N, C) probabilities; empty while they are under way.
+        under_way: the probabilities to come; None where they are there already.
+        given: when the batch was made, by ``time.perf_counter``.
+    """
+
+    result: FrameResult
+    faces: list[Face]
+    rows: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    under_way: FacesUnderWay | None = None
+    given: float = 0.0
+
+
 class Pipeline:
-    """Turns frames into results."""
+    """Turns frames into results.
+
+    Attributes:
+        overlaps: whether another frame may be started before one is finished.
+    """
 
     def __init__(self, detector: Detector, classifier: FaceClassifier, *, painter: Painter | None = None) -> None:
         """Join the stages.
@@ -54,9 +108,19 @@ class Pipeline:
         self._detector = detector
         self._classifier = classifier
         self._painter = painter
+        self._async = cast(OverlappingClassifier, classifier) if getattr(classifier, "overlaps", False) else None
+        self.overlaps = self._async is not None
 
     def process(self, frame: Frame) -> FrameResult:
         """Find the faces of a frame and name their expressions."""
+        return self.finish(self.start(frame))
+
+    def start(self, frame: Frame) -> Started:
+        """Find the faces of a frame and give them to the runtime.
+
+        Args:
+            frame: from the source; at most one other may be started and not finished.
+        """
         result = FrameResult(frame, [], self._classifier.classes, {"capture": frame.capture_ms})
         result.runtime = self._classifier.runtime
         clock = result.latency_ms
@@ -65,7 +129,29 @@ class Pipeline:
         with _timed(clock, "align"):
             faces = [f for f in faces if usable(f.box, frame.image)]
             crops = [crop_face(frame.image, f, self._classifier.preprocess) for f in faces]
-        for face, row in zip(faces, self._classify(crops, clock), strict=True):
+        if not crops or self._async is None:
+            return Started(result, faces, rows=self._classify(crops, clock))
+        began = time.perf_counter()
+        under_way = self._async.submit(crops)
+        clock["preprocess"] = under_way.preprocess_ms
+        return Started(result, faces, under_way=under_way, given=began + clock["preprocess"] / 1e3)
+
+    def finish(self, started: Started, *, at_once: bool = True) -> FrameResult:
+        """Take the runtime's answer and draw.
+
+        Args:
+            started: from :meth:`start`; frames are finished in the order in which they were started.
+            at_once: nothing was done since then but waiting, so that all of it counts as "infer".
+        """
+        result, clock = started.result, started.result.latency_ms
+        rows = started.rows
+        if started.under_way is not None:
+            rows = started.under_way.result()
+            whole = 1e3 * (time.perf_counter() - started.given)
+            clock["infer"] = whole if at_once else min(whole, started.under_way.infer_ms)
+            if not at_once:
+                clock["wait"] = whole - clock["infer"]
+        for face, row in zip(started.faces, rows, strict=True):
             result.faces.append(FaceResult(face, self._classifier.classes[int(row.argmax())], row))
         if self._painter:
             with _timed(clock, "draw"):

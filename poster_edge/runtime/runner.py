@@ -4,15 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from numpy.typing import NDArray
 
 from poster_edge.runtime.manifest import BundleError, Manifest
 
 
+class Pending(Protocol):
+    """An inference under way.
+
+    Attributes:
+        infer_ms: time that it took by itself, what it waited for left out; known once :meth:`result` has returned.
+    """
+
+    infer_ms: float
+
+    def result(self) -> dict[str, NDArray[Any]]:
+        """Wait for the outputs: name -> array."""
+
+
+class AsyncRunner(Protocol):
+    """A :class:`Runner` that can work while its caller does something else."""
+
+    def submit(self, feed: Mapping[str, NDArray[Any]]) -> Pending:
+        """Begin what :meth:`Runner.infer` does, and return at once.
+
+        Two may be under way: a third waits for the first.  The feed may be changed as soon as this returns.
+        """
+
+
+def asynchronous(runner: Runner) -> AsyncRunner | None:
+    """The runner where it can work while its caller does something else, else None."""
+    return cast(AsyncRunner, runner) if hasattr(runner, "submit") else None
+
+
 class Runner(Protocol):
     """A context manager that executes one model; nothing is loaded before it is entered.
+
+    One that has ``submit`` too is an :class:`AsyncRunner`.
 
     Attributes:
         description: what really runs, such as "onnxruntime 1.32 (CPU, 2 threads)".

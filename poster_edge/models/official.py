@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,19 @@ from poster_edge.models.poster import Poster
 from poster_edge.models.poster_config import POSTER_CONFIGS, PosterConfig
 
 _STAGE = re.compile(r"pyramid_fuse\.blocks\.(\d+)\.")
+#: What the reader of a damaged file runs into, depending on where it is damaged.
+_DAMAGED = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 _CONTAINERS = ("model_state_dict", "state_dict", "model")
 
 
@@ -41,7 +55,7 @@ def read_official(path: Path) -> dict[str, Tensor]:
             f"{path}: not a plain checkpoint of tensors; it would run code of its own when read, so it is refused "
             f"({_first_line(error)})"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
     return _state_dict(loaded, path)
 

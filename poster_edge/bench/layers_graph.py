@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,13 @@ class Tensor:
     Attributes:
         shape: at the graph's batch size.
         bits: of one value as stored.
+        floating: whether its values are floating-point numbers.
         constant: whether it does not depend on the input: a weight, or computed from weights.
     """
 
     shape: tuple[int, ...]
     bits: int
+    floating: bool = True
     constant: bool = False
 
     @property
@@ -239,7 +241,9 @@ class _Reader:
         if name in self._tensors and self._tensors[name].constant:
             return
         self._types[name] = kind
-        self._tensors[name] = Tensor(shape, self._bits(kind), constant)
+        proto = self._onnx.TensorProto
+        floating = kind in (proto.FLOAT, proto.FLOAT16, proto.BFLOAT16, proto.DOUBLE)
+        self._tensors[name] = Tensor(shape, self._bits(kind), floating, constant)
 
     def _bits(self, kind: int) -> int:
         name = self._onnx.TensorProto.DataType.Name(kind)
@@ -257,8 +261,7 @@ class _Reader:
             self._see_through(proto.op_type, inputs[0], outputs[0])
         if all(self._constant(t) for t in inputs):
             for tensor in outputs:
-                known = self._tensors[tensor]
-                self._tensors[tensor] = Tensor(known.shape, known.bits, constant=True)
+                self._tensors[tensor] = replace(self._tensors[tensor], constant=True)
             return None
         shapes = [self._tensors[t].shape if t else () for t in proto.input]
         results = [self._tensors[t].shape for t in outputs]

@@ -24,6 +24,7 @@ class Trace:
         ms: time of each run, in ms.
         names: names of graph nodes that it may stand for.
         tensors: tensors of the graph that it may make.
+        feeds: nodes that its result may go to; for a product that claims nothing by name.
         moved: bytes it read and wrote, where the profile tells and it stands for no node.
     """
 
@@ -32,6 +33,7 @@ class Trace:
     ms: tuple[float, ...]
     names: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
+    feeds: tuple[str, ...] = ()
     moved: int | None = None
 
 
@@ -43,6 +45,7 @@ def assign(graph: Graph, traces: Sequence[Trace]) -> list[list[int]]:
         traces: the layers in the order of execution.
     """
     owner = _claims(graph, traces)
+    _claim_feeders(graph, traces, owner)
     _place_products(graph, owner)
     _place_rest(graph, owner)
     groups: list[list[int]] = [[] for _ in traces]
@@ -64,6 +67,32 @@ def _claims(graph: Graph, traces: Sequence[Trace]) -> dict[int, int]:
             if tensor in graph.producer:
                 owner.setdefault(graph.producer[tensor], layer)
     return owner
+
+
+def _claim_feeders(graph: Graph, traces: Sequence[Trace], owner: dict[int, int]) -> None:
+    """A layer without a name gets the unclaimed product whose result the next layer takes."""
+    names = {n.name: i for i, n in enumerate(graph.nodes) if n.name}
+    claimed = set(owner.values())
+    for layer, trace in enumerate(traces):
+        for start in (names[f] for f in trace.feeds if layer not in claimed and f in names):
+            product = _product_before(graph, start, owner)
+            if product is not None:
+                owner[product] = layer
+                break
+
+
+def _product_before(graph: Graph, start: int, owner: dict[int, int]) -> int | None:
+    """The nearest unclaimed product above a node, through unclaimed nodes only."""
+    queue = [start]
+    for i in queue:
+        for tensor in graph.nodes[i].inputs:
+            above = graph.producer.get(tensor)
+            if above is None or above in owner or above in queue:
+                continue
+            if graph.nodes[above].flops:
+                return above
+            queue.append(above)
+    return None
 
 
 def _consumers(graph: Graph) -> list[list[int]]:

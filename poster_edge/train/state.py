@@ -1,0 +1,92 @@
+"""State of a run in safetensors: any nest of plain values and tensors, without a pickle, written whole or not at all.
+
+Tensors are entries of the file; the nest they lie in is JSON in its header.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from poster_edge.errors import InputError
+from poster_edge.files import atomic_path
+
+FORMAT = "poster-edge-state/1"
+_TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
+
+
+def save_state(path: Path, state: Any) -> None:
+    """Write a nest of dicts, lists, tuples, numbers, texts, booleans, None and tensors.
+
+    Raises:
+        PosterEdgeError: the folder cannot be written or the disk is full.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _packed(state, "", tensors)
+    header = {"format": FORMAT, "tree": json.dumps(tree)}
+    with atomic_path(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, header)
+
+
+def load_state(path: Path, device: str = "cpu") -> Any:
+    """Read what :func:`save_state` wrote: equal to the bit, types included.
+
+    Raises:
+        InputError: missing, damaged, or something else.
+    """
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise InputError(f"{path}: not the state of a training run")
+            return _unpacked(json.loads(header["tree"]), file.get_tensor)
+    except FileNotFoundError as error:
+        raise InputError(f"no such file: {path}") from error
+    except (SafetensorError, OSError, ValueError, LookupError) as error:
+        raise InputError(f"{path}: not readable ({error})") from error
+
+
+def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {_TENSOR: name}
+    if isinstance(value, dict):
+        # JSON's keys are texts; an optimiser's state goes by number.
+        pairs = [[k, _packed(v, f"{name}/{k}" if name else str(k), tensors)] for k, v in value.items()]
+        return {_PAIRS: pairs}
+    if isinstance(value, list | tuple):
+        items = [_packed(v, f"{name}/{i}" if name else str(i), tensors) for i, v in enumerate(value)]
+        return items if isinstance(value, list) else {_TUPLE: items}
+    return value
+
+
+def _unpacked(tree: Any, tensor: Any) -> Any:
+    if isinstance(tree, list):
+        return [_unpacked(v, tensor) for v in tree]
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, value),) = tree.items()
+    if kind == _TENSOR:
+        return tensor(value)
+    if kind == _TUPLE:
+        return tuple(_unpacked(v, tensor) for v in value)
+    return {k: _unpacked(v, tensor) for k, v in value}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimiser's state; its tensors lie in memory as their parameters do, which its fast paths ask for.
+
+    Raises:
+        ValueError: the state belongs to other parameters.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, entries in optimizer.state.items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
+                entries[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -103,9 +103,7 @@ DEVICES: dict[str, Device] = {
         "Jetson AGX Orin 64GB", "Jetson AGX Orin data sheet, MAXN", (5.3, 42.6, 85.2), 204.8, derived="fb"
     ),
     "thor": _table("Jetson AGX Thor T5000", "Jetson Thor data sheet, MAXN", (8.1, 258, 517), 273, derived="fib"),
-    "rtx3060": _table(
-        "GeForce RTX 3060 12GB", "GA10x white paper", (12.7, 25.5, 102), 360, derived="fhib"
-    ),
+    "rtx3060": _table("GeForce RTX 3060 12GB", "GA10x white paper", (12.7, 25.5, 102), 360, derived="fhib"),
     "rtx4090": _table("GeForce RTX 4090", "Ada white paper", (82.6, 165, 661), 1008, derived="i"),
     "h100": _table("H100 SXM", "H100 data sheet", (67, 989, 1979), 3350),
     "h200": _table("H200 SXM", "H200 data sheet", (67, 989, 1979), 4800),

@@ -95,7 +95,7 @@ def other_operations(op: str, inputs: Sequence[Shape], outputs: Sequence[Shape],
     """Element-wise operations of a node, roughly: one per value, more for softmax and normalisation."""
     if op in PRODUCTS or op in MOVES or not outputs:
         return 0
-    if op.startswith("Reduce") or op.startswith("Global"):
+    if op.startswith(("Reduce", "Global")):
         return math.prod(inputs[0])
     if op in ("MaxPool", "AveragePool"):
         return math.prod(outputs[0]) * math.prod(attributes.get("kernel_shape", (1,)))

@@ -54,9 +54,7 @@ def _trace(name: str, ms: list[float], op: Any) -> Trace:
     names = _origins(op, whole=kind not in _PRODUCTS)
     # A product that lost its name stands before a layer that kept it, such as the addition of its bias.
     feeds = [n for out in op.outputs() for port in out.get_target_inputs() for n in _origins(port.get_node())]
-    return Trace(
-        name, kind, tuple(ms), names, names, feeds=tuple(feeds) if kind in _PRODUCTS else (), moved=_moved(op)
-    )
+    return Trace(name, kind, tuple(ms), names, names, feeds=tuple(feeds) if kind in _PRODUCTS else (), moved=_moved(op))
 
 
 def _info(op: Any, key: str) -> str:

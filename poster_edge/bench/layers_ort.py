@@ -63,9 +63,7 @@ def _totals(events: Sequence[Mapping[str, Any]], runs: int) -> list[float]:
     return [e["dur"] / 1e3 for e in events if e.get("name") == "model_run"][-runs:]
 
 
-def _traces(
-    events: Sequence[Mapping[str, Any]], outputs: Mapping[str, tuple[str, ...]], runs: int
-) -> list[Trace]:
+def _traces(events: Sequence[Mapping[str, Any]], outputs: Mapping[str, tuple[str, ...]], runs: int) -> list[Trace]:
     times: dict[str, list[float]] = defaultdict(list)
     last: dict[str, Mapping[str, Any]] = {}
     for event in events:

@@ -115,9 +115,7 @@ def at_precision(graph: Graph, precision: str) -> Graph:
         precision: "fp32", "fp16" or "int8".
     """
     bits = BITS[precision]
-    tensors = {
-        name: replace(t, bits=min(t.bits, bits)) if t.floating else t for name, t in graph.tensors.items()
-    }
+    tensors = {name: replace(t, bits=min(t.bits, bits)) if t.floating else t for name, t in graph.tensors.items()}
     order = list(BITS)
     nodes = tuple(
         replace(n, precision=max(n.precision, precision, key=order.index)) if n.precision in order else n

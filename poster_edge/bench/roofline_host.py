@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def _copy_rate(threads: int, seconds: float) -> float:
     count = _COPY_BYTES // 8
     source, target = np.ones(count), np.zeros(count)
     edges = [count * i // threads for i in range(threads + 1)]
-    parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [slice(a, b) for a, b in pairwise(edges)]
     with ThreadPoolExecutor(threads) as pool:
         # numpy lets other threads run while it copies.
         best = _best(lambda: list(pool.map(lambda s: np.copyto(target[s], source[s]), parts)), seconds)

@@ -24,6 +24,7 @@ class Frame:
         source: file, device or address it came from, passwords masked.
         image: (h, w, 3) BGR.
         capture_ms: time spent reading and decoding it.
+        decode_ms: the part of it known to be decoding.
         kind: "image", "video" or "live".
         fps: pictures per second of a video, after skipping; 0 for images.
     """
@@ -35,6 +36,7 @@ class Frame:
     capture_ms: float
     kind: Kind = "image"
     fps: float = 0.0
+    decode_ms: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,21 @@ def read_image(path: Path) -> Image:
     Raises:
         InputError: missing, unreadable, no image, damaged or too large.
     """
+    return decode_image(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of an image file, not looked at yet.
+
+    Raises:
+        InputError: missing, unreadable or too large.
+    """
     try:
         if path.stat().st_size > _MOST_FILE_BYTES:
             raise InputError(f"{path}: more than {_MOST_FILE_BYTES // 10**6} MB, too large for an image")
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    return decode_image(data, str(path))
 
 
 def decode_image(data: bytes, name: str) -> Image:

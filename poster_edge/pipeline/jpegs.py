@@ -109,6 +109,7 @@ class JpegStream:
         for data in self._images(splitter):
             first = first or start
             if index % self._stride == 0:
+                came = time.perf_counter()
                 try:
                     image = decode_image(data, f"{NAME}, frame {index}")
                 except InputError as error:
@@ -116,7 +117,8 @@ class JpegStream:
                 else:
                     now = time.perf_counter()
                     fps = DEFAULT_FPS / self._stride
-                    yield Frame(index, now - first, NAME, image, (now - start) * 1e3, "video", fps)
+                    ms, decode_ms = 1e3 * (now - start), 1e3 * (now - came)
+                    yield Frame(index, now - first, NAME, image, ms, "video", fps, decode_ms)
             index += 1
             start = time.perf_counter()
         self._judge(index, splitter)

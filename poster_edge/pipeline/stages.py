@@ -26,6 +26,10 @@ from poster_edge.vision.faces import Detector, Face, Image
 #: there only where the next frame was worked on meanwhile: what lay between giving the faces to the runtime and
 #: having the answer, less "infer".  The sum is the time from capture to result either way.
 STAGES = ("capture", "detect", "align", "preprocess", "infer", "wait", "draw")
+#: The same with more told apart, for a pipeline that is ``detailed``: decoding that "capture" holds otherwise,
+#: copies to a GPU and back that "infer" holds (where the runtime can tell them), and what is left to do with the
+#: network's answer.
+DETAILED_STAGES = ("capture", "decode", "detect", "align", "preprocess", "copy", "infer", "post", "draw")
 
 #: Makes the picture that is saved or shown from a result.
 Painter = Callable[[FrameResult], Image]
@@ -97,18 +101,28 @@ class Pipeline:
         overlaps: whether another frame may be started before one is finished.
     """
 
-    def __init__(self, detector: Detector, classifier: FaceClassifier, *, painter: Painter | None = None) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        classifier: FaceClassifier,
+        *,
+        painter: Painter | None = None,
+        detailed: bool = False,
+    ) -> None:
         """Join the stages.
 
         Args:
             detector: finds the faces.
             classifier: names their expressions; its manifest says how they are cropped.
             painter: draws the result, where it is to be seen.
+            detailed: measure ``DETAILED_STAGES``; one frame after the other, so that they do not mix.
         """
         self._detector = detector
         self._classifier = classifier
         self._painter = painter
-        self._async = cast(OverlappingClassifier, classifier) if getattr(classifier, "overlaps", False) else None
+        self._detailed = detailed
+        overlaps = getattr(classifier, "overlaps", False) and not detailed
+        self._async = cast(OverlappingClassifier, classifier) if overlaps else None
         self.overlaps = self._async is not None
 
     def process(self, frame: Frame) -> FrameResult:
@@ -124,6 +138,8 @@ class Pipeline:
         result = FrameResult(frame, [], self._classifier.classes, {"capture": frame.capture_ms})
         result.runtime = self._classifier.runtime
         clock = result.latency_ms
+        if self._detailed:
+            clock.update(capture=frame.capture_ms - frame.decode_ms, decode=frame.decode_ms)
         with _timed(clock, "detect"):
             faces = self._detector.detect(frame.image, fine=frame.kind == "image")
         with _timed(clock, "align"):
@@ -151,8 +167,11 @@ class Pipeline:
             clock["infer"] = whole if at_once else min(whole, started.under_way.infer_ms)
             if not at_once:
                 clock["wait"] = whole - clock["infer"]
+        began = time.perf_counter()
         for face, row in zip(started.faces, rows, strict=True):
             result.faces.append(FaceResult(face, self._classifier.classes[int(row.argmax())], row))
+        if self._detailed:
+            clock["post"] = clock.get("post", 0.0) + 1e3 * (time.perf_counter() - began)
         if self._painter:
             with _timed(clock, "draw"):
                 result.drawn = self._painter(result)
@@ -163,7 +182,11 @@ class Pipeline:
             clock["preprocess"] = clock["infer"] = 0.0
             return np.empty((0, len(self._classifier.classes)))
         rows = self._classifier(crops)
-        clock.update({stage: self._classifier.last_ms.get(stage, 0.0) for stage in ("preprocess", "infer")})
+        last = self._classifier.last_ms
+        clock.update({stage: last.get(stage, 0.0) for stage in ("preprocess", "infer")})
+        if self._detailed:
+            copy_ms = last.get("copy", 0.0)
+            clock.update(copy=copy_ms, infer=clock["infer"] - copy_ms, post=last.get("post", 0.0))
         return rows
 
 

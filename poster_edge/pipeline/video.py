@@ -97,9 +97,9 @@ def video_frames(path: Path, *, report: Report, stride: int = 1) -> Iterator[Fra
                 break
             capture_ms = (time.perf_counter() - start) * 1e3
             last_s = _time(capture, index / fps, last_s)
-            yield Frame(
-                index, last_s, str(path), as_bgr(np.asarray(image, np.uint8)), capture_ms, "video", fps / stride
-            )
+            # Of a video file OpenCV's one call reads next to nothing and decodes.
+            picture = as_bgr(np.asarray(image, np.uint8))
+            yield Frame(index, last_s, str(path), picture, capture_ms, "video", fps / stride, capture_ms)
             index += 1
     finally:
         capture.release()

@@ -64,7 +64,8 @@ class Classifier:
         precision: of the model that runs.
         temperature: divides its logits before the softmax.
         runtime: what really runs.
-        last_ms: "preprocess" and "infer" of the last call, in ms.
+        last_ms: "preprocess", "infer", of it "copy" (to a GPU and back, where :meth:`time_copies` was called), and
+            "post" (temperature and softmax) of the last call, in ms.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Classifier:
         self.precision = default if precision == "auto" else precision
         self.classes = bundle.manifest.classes
         self.preprocess = bundle.manifest.preprocess
-        self.last_ms: dict[str, float] = {"preprocess": 0.0, "infer": 0.0}
+        self.last_ms: dict[str, float] = {"preprocess": 0.0, "infer": 0.0, "copy": 0.0, "post": 0.0}
         self._runner = make_runner(
             bundle,
             runtime=runtime,
@@ -132,7 +133,14 @@ class Classifier:
             out = self._runner.infer({manifest.input_name: batch})[manifest.output_name]
         else:
             out = np.empty((0, len(self.classes)), np.float32)
-        self.last_ms = {"preprocess": 1e3 * (ready - began), "infer": 1e3 * (time.perf_counter() - ready)}
+        done = time.perf_counter()
+        copy_ms = getattr(self._runner, "copy_ms", 0.0)
+        self.last_ms = {
+            "preprocess": 1e3 * (ready - began),
+            "infer": 1e3 * (done - ready),
+            "copy": copy_ms,
+            "post": 0.0,
+        }
         return np.asarray(out, np.float32)
 
     def submit(self, crops: Sequence[NDArray[np.uint8]]) -> PendingFaces:
@@ -154,9 +162,21 @@ class Classifier:
     def __call__(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """Probabilities (N, C), each row summing to 1."""
         logits = self.logits(crops)
-        if not len(logits):
-            return logits.astype(np.float64)
-        return softmax(logits, temperature=self.temperature)
+        began = time.perf_counter()
+        rows = softmax(logits, temperature=self.temperature) if len(logits) else logits.astype(np.float64)
+        self.last_ms["post"] = 1e3 * (time.perf_counter() - began)
+        return rows
+
+    def time_copies(self) -> bool:
+        """Have copies to a GPU and back timed by themselves.
+
+        Returns:
+            Whether the runtime can; False also where it copies nothing, as on a CPU.
+        """
+        if not hasattr(self._runner, "times_copies"):
+            return False
+        self._runner.times_copies = True
+        return True
 
 
 def make_runner(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -31,10 +31,11 @@ class Pending:
     Attributes:
         infer_ms: time that it took by itself, once :meth:`result` has returned: the copies into page-locked
             memory on this side, and copies and kernels by the GPU's clock; what it waited for is left out.
+        copy_ms: the copies' part of it, where the runner was asked to time them.
     """
 
     def __init__(self, runner: TensorRtRunner, outputs: Mapping[str, NDArray[Any]]) -> None:
-        self.infer_ms = 0.0
+        self.infer_ms = self.copy_ms = 0.0
         self._runner = runner
         self._outputs = dict(outputs)
         self._missing = 0
@@ -63,9 +64,16 @@ class _Flight:
     """One batch between being given to the stream and being fetched."""
 
     def __init__(
-        self, pending: Pending, start: int, rows: int, events: tuple[Any, Any], arrays: Mapping[str, NDArray[Any]]
+        self,
+        pending: Pending,
+        start: int,
+        rows: int,
+        events: tuple[Any, Any],
+        arrays: Mapping[str, NDArray[Any]],
+        copies: Sequence[tuple[Any, Any]],
     ) -> None:
         self.pending, self.start, self.rows, self.events, self.arrays = pending, start, rows, events, arrays
+        self.copies = copies
 
 
 class TensorRtRunner:
@@ -126,6 +134,10 @@ class TensorRtRunner:
             progress=progress,
         )
         self.description = self._tensorrt.title
+        #: Whether each inference also notes the time of its copies, which takes four more events.
+        self.times_copies = False
+        #: Those of the last :meth:`infer`, in ms.
+        self.copy_ms = 0.0
         self._stack: ExitStack | None = None
 
     def __enter__(self) -> TensorRtRunner:
@@ -173,7 +185,10 @@ class TensorRtRunner:
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Execute the model once; see :class:`poster_edge.runtime.runner.Runner`."""
-        return self.submit(feed).result()
+        pending = self.submit(feed)
+        outputs = pending.result()
+        self.copy_ms = pending.copy_ms
+        return outputs
 
     def submit(self, feed: Mapping[str, NDArray[Any]]) -> Pending:
         """Give a batch to the GPU and return while it computes.
@@ -225,16 +240,29 @@ class TensorRtRunner:
         for name, array in arrays.items():
             array[:rows] = part[name]
             array[rows:] = array[rows - 1]
-        pending.infer_ms += 1e3 * (time.perf_counter() - began)
+        filled_ms = 1e3 * (time.perf_counter() - began)
+        pending.infer_ms += filled_ms
         first = self._device.record(self._stream)
+        marks = self._mark()
         for name, array in arrays.items():
             self._device.copy_to_device(addresses[name], array, self._stream)
+        marks += self._mark()
         self._lanes.run(batch, addresses)
+        marks += self._mark()
         arrays = {n: slot.array(t, batch, limit=limit) for n, t in self._engine.outputs.items()}
         for name, array in arrays.items():
             self._device.copy_to_host(array, addresses[name], self._stream)
-        self._flights[turn] = _Flight(pending, start, rows, (self._device.record(self._stream), first), arrays)
+        marks += self._mark()
+        copies = [(marks[1], marks[0]), (marks[3], marks[2])] if marks else []
+        if marks:
+            pending.copy_ms += filled_ms
+        events = self._device.record(self._stream), first
+        self._flights[turn] = _Flight(pending, start, rows, events, arrays, copies)
         self._turn = 1 - turn
+
+    def _mark(self) -> list[Any]:
+        """An event at this point of the stream, where copies are timed."""
+        return [self._device.record(self._stream)] if self.times_copies else []
 
     def _land(self, turn: int) -> None:
         """Wait for the batch in a slot, if there is one, and copy its results out of the slot."""
@@ -243,6 +271,8 @@ class TensorRtRunner:
             return
         try:
             flight.pending.infer_ms += self._device.wait(*flight.events)
+            for pair in flight.copies:
+                flight.pending.copy_ms += self._device.wait(*pair)
         except BaseException as error:
             # Of Ctrl-C too: whoever asks for this result later must not get half an array.
             flight.pending._failure = error
@@ -257,7 +287,8 @@ class TensorRtRunner:
             if flight is not None:
                 self._flights[turn] = None
                 flight.pending._failure = RuntimeError("the runner was left before this result was asked for")
-                self._device.wait(*flight.events)
+                for pair in (flight.events, *flight.copies):
+                    self._device.wait(*pair)
 
     def _rows(self, feed: Mapping[str, NDArray[Any]]) -> int:
         """Batch size of a feed that fits the engine."""

@@ -48,6 +48,32 @@ def split_faces(faces: FaceSet, *, fraction: float = 0.1, seed: int = 0) -> Spli
             if faces.groups is None
             else _whole_groups(faces.groups, drawn, fraction, seed)
         )
+    return _without_twins(faces, train, validation)
+
+
+def split_fold(faces: FaceSet, number: int, *, folds: int = 10, seed: int = 0) -> Split:
+    """One fold to validate on, the others to train on; see :func:`fold_of`.
+
+    Training rows whose pixels equal a validation row's are dropped.
+
+    Args:
+        faces: the whole set.
+        number: of the fold, 1 to ``folds``.
+        folds: how many there are.
+        seed: of the draw, where rows have no groups.
+
+    Raises:
+        UsageError: no such fold, more folds than there are groups or rows, or the data set has a split of its own.
+    """
+    if not 1 <= number <= folds:
+        raise UsageError(f"fold {number}: expected 1 to {folds}")
+    if (faces.roles != "").any():
+        raise UsageError(f"{faces.name} has a split of its own: it is trained without --fold")
+    inside = fold_of(faces, folds, seed=seed) == number - 1
+    return _without_twins(faces, np.flatnonzero(~inside), np.flatnonzero(inside))
+
+
+def _without_twins(faces: FaceSet, train: NDArray[np.int64], validation: NDArray[np.int64]) -> Split:
     train_hashes, validation_hashes = faces.pixel_hashes(train), faces.pixel_hashes(validation)
     seen, held_out = set(train_hashes), set(validation_hashes)
     keep = np.array([h not in held_out for h in train_hashes], bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ import pytest
 
 from poster_edge.data.faces import load_faces
 from poster_edge.data.layouts import ferplus
-from poster_edge.data.split import fold_of, split_faces
+from poster_edge.data.split import fold_of, split_faces, split_fold
 from poster_edge.errors import InputError, UsageError
 from poster_edge.labels import LABEL_SETS
 
@@ -379,6 +380,21 @@ class TestCkPlus:
         assert len(split.validation) == 6
         with pytest.raises(UsageError, match="expected 2 to 12"):
             fold_of(faces, 13)
+
+    def test_each_fold_validates_once(self, tmp_path: Path) -> None:
+        faces = load_faces(self.folder(tmp_path, subjects=12))
+        splits = [split_fold(faces, number) for number in range(1, 11)]
+        assert sorted(np.concatenate([s.validation for s in splits]).tolist()) == list(range(len(faces)))
+        # Subjects 1 and 11 of 12, three frames each.
+        assert splits[0].validation.tolist() == [0, 1, 2, 30, 31, 32]
+        assert faces.groups is not None
+        for split in splits:
+            assert not set(faces.groups[split.train]) & set(faces.groups[split.validation])
+        with pytest.raises(UsageError, match="fold 11: expected 1 to 10"):
+            split_fold(faces, 11)
+        roles = np.where(np.arange(len(faces)) < 9, "validation", "train")
+        with pytest.raises(UsageError, match="has a split of its own: it is trained without --fold"):
+            split_fold(replace(faces, roles=roles), 1)
 
     @pytest.mark.parametrize(
         ("damage", "message"),

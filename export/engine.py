@@ -68,16 +68,25 @@ def build_engine(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, *, progress:
         UnavailableError: TensorRT cannot start, read an operator or build; names the nodes.
         KeyboardInterrupt: the build was stopped.
     """
-    try:
-        check_self_contained(onnx)
-    except ValueError as error:
-        raise InputError(f"not a model that TensorRT is given: {error}") from error
+    check_model(onnx)
     with _ONE_BUILD:
         try:
             return _build(tensorrt, onnx, spec, progress)
         except UnicodeDecodeError as error:
             # The bindings hand names over as UTF-8 and raise this wherever one is not.
             raise InputError("not a model that TensorRT is given: a name in it is no text (UTF-8)") from error
+
+
+def check_model(onnx: bytes) -> None:
+    """Refuse what no parser is to be given: no ONNX graph, or one that asks for data outside of the file.
+
+    Raises:
+        InputError: says which.
+    """
+    try:
+        check_self_contained(onnx)
+    except ValueError as error:
+        raise InputError(f"not a model that TensorRT is given: {error}") from error
 
 
 def _build(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, progress: Progress | None) -> BuiltEngine:

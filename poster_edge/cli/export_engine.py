@@ -175,7 +175,7 @@ def _remember(plan: bytes, key: EngineKey) -> None:
 def _build(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, title: str) -> BuiltEngine:
     """Build with a bar on a terminal."""
     from poster_edge.cli import console
-    from poster_edge.export.engine import build_engine
+    from poster_edge.export.engine_process import build_apart
 
     console.message(f"building {title}, batches {spec.profile}; this can take minutes")
     with console.progress_bar() as bar:
@@ -184,7 +184,7 @@ def _build(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, title: str) -> Bui
         def show(fraction: float, phase: str) -> None:
             bar.update(task, completed=int(100 * fraction), description=f"{phase[:40]:40}")
 
-        return build_engine(tensorrt, onnx, spec, progress=show)
+        return build_apart(tensorrt, onnx, spec, progress=show)
 
 
 def _floats(manifest: Manifest, model: str) -> set[str]:

@@ -72,7 +72,7 @@ class PlanSource:
             return engine
 
         def build() -> bytes:
-            return build_plan(self._tensorrt, onnx, self._spec, self._progress)
+            return build_plan(self._tensorrt, onnx, self._spec, self._progress, gpu=device.gpu.index)
 
         return TrtEngine(self._tensorrt, cache.plan(key, build, label=label), device)
 
@@ -121,15 +121,15 @@ def _serves(built: Mapping[str, str], key: EngineKey) -> bool:
     return not differences(built, key, besides=_FREE) and (not named or key.gpu_capability in named)
 
 
-def build_plan(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, progress: Progress | None) -> bytes:
-    """Build a plan on this machine.
+def build_plan(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, progress: Progress | None, *, gpu: int = 0) -> bytes:
+    """Build a plan on this machine, in a process of its own.
 
     Raises:
-        UnavailableError: the builder refuses the graph; says why.
+        UnavailableError: the builder refuses the graph or breaks down over it; says why.
     """
-    from poster_edge.export.engine import build_engine
+    from poster_edge.export.engine_process import build_apart
 
-    plan = build_engine(tensorrt, onnx, spec, progress=progress).plan
+    plan = build_apart(tensorrt, onnx, spec, progress=progress, gpu=gpu).plan
     if progress:
         progress(1.0, "done")
     return plan

@@ -41,7 +41,7 @@ def double(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(trt_runner, "open_device", made.open)
     monkeypatch.setattr(trt_runner, "require_gpu", lambda index: made.device.gpu)
     monkeypatch.setattr(trt_runner, "choose_package", lambda: "numpy")
-    monkeypatch.setattr(trt_plans, "build_plan", lambda tensorrt, onnx, spec, progress: made.build(onnx))
+    monkeypatch.setattr(trt_plans, "build_plan", lambda tensorrt, onnx, spec, progress, gpu: made.build(onnx))
     monkeypatch.setenv("POSTER_EDGE_CACHE", str(tmp_path / "cache"))
     return made
 

@@ -38,7 +38,7 @@ def double(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """TensorRT and CUDA replaced; the cache is a real one in a fresh folder."""
     made = TensorRtDouble()
     monkeypatch.setattr(trt_runner, "load", lambda flavour: made)
-    monkeypatch.setattr(trt_plans, "build_plan", lambda tensorrt, onnx, spec, progress: made.build(onnx))
+    monkeypatch.setattr(trt_plans, "build_plan", lambda tensorrt, onnx, spec, progress, gpu: made.build(onnx))
     monkeypatch.setenv("POSTER_EDGE_CACHE", str(tmp_path / "cache"))
     return made
 

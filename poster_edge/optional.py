@@ -18,6 +18,8 @@ EXTRAS: dict[str, str] = {
     "onnx": "export",
     "onnxscript": "export",
     "openvino": "openvino",
+    # The module that the package nvidia-ml-py brings.
+    "pynvml": "nvml",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
     # ``cuda`` alone is a namespace that several packages share.

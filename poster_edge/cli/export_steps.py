@@ -23,6 +23,7 @@ from poster_edge.export.onnx import INPUT, OPSET, OUTPUT, export_onnx
 from poster_edge.export.validate import Comparison, compare
 from poster_edge.files import write_atomic
 from poster_edge.labels import LABEL_SETS
+from poster_edge.models.ablation import SEPARATOR
 from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import ModelInfo, load_model, save_checkpoint
 from poster_edge.models.config import model_config
@@ -53,7 +54,7 @@ def load_source(model: str | None, checkpoint: Path | None, *, random_weights: b
     assert model is not None
     config = model_config(model)
     if random_weights:
-        labels = LABEL_SETS[REGISTRY[model].trained_on]
+        labels = LABEL_SETS[REGISTRY[model.partition(SEPARATOR)[0]].trained_on]
         torch.manual_seed(0)
         config = model_config(model, num_classes=len(labels.classes))
         info = ModelInfo(model, labels.classes, config.preprocess(labels), labels.name, source=RANDOM_WEIGHTS)
@@ -151,6 +152,8 @@ def _fusion_heads(network: Network) -> int:
     """
     if not isinstance(network, Poster):
         raise UsageError(f"--fused-op is for POSTER's cross-fusion; {network.config.variant} has none")
+    if not network.config.as_published:
+        raise UsageError(f"--fused-op is for the published cross-fusion; {network.config.variant} has another")
     return network.config.heads
 
 

@@ -86,4 +86,6 @@ def _shape(model: str) -> FusionShape:
     config = model_config(model)
     if not isinstance(config, PosterConfig):
         raise UsageError(f"the fused kernels are POSTER's; {model} has no cross-fusion")
-    return FusionShape(config.tokens // 2, config.heads, config.dims, config.mix, config.mlp_ratio)
+    if not config.as_published:
+        raise UsageError(f"the fused kernels compute the published cross-fusion; {model} is another")
+    return FusionShape(config.per_stream, config.heads, config.dims, config.mix, config.mlp_ratio)

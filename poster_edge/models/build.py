@@ -11,11 +11,11 @@ from poster_edge.models.cf_dan_config import CfDanConfig
 from poster_edge.models.fer_vt import FerVt
 from poster_edge.models.fer_vt_config import FerVtConfig
 from poster_edge.models.network import Network
-from poster_edge.models.poster import Poster
+from poster_edge.models.one_stream import build_poster
 from poster_edge.models.poster_config import PosterConfig
 
 _NETWORKS: dict[type[ModelConfig], Callable[[Any], Network]] = {
-    PosterConfig: Poster,
+    PosterConfig: build_poster,
     FerVtConfig: FerVt,
     CfDanConfig: CfDan,
 }

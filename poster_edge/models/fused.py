@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from poster_edge.errors import UnavailableError
 from poster_edge.kernels import chain, dispatch
 from poster_edge.kernels.attention import exporting
 from poster_edge.kernels.pack import PackedDepth, pack
@@ -37,6 +38,13 @@ def fused_readout(fusion: PyramidFusion, levels: list[Tensor]) -> Tensor | None:
     if exporting() or torch.compiler.is_compiling() or torch._C._is_tracing():
         return None
     name, int8 = dispatch.parse(dispatch.asked())
+    if not fusion.config.as_published:
+        if name != "auto" and dispatch.BACKENDS[name].launcher is not None:
+            raise UnavailableError(
+                f"kernels '{name}' were asked for and cannot serve: they compute the published cross-fusion, and "
+                f"{fusion.config.variant} is another ({fusion.config.description})"
+            )
+        return None
     call = describe(fusion, levels, int8=int8)
     backend = dispatch.choose(call, backend=name)
     if backend.launcher is None:

@@ -15,8 +15,23 @@ from poster_edge.models.network import Network
 from poster_edge.models.poster_config import PosterConfig
 
 
+def every_kth(x: Tensor, k: int) -> Tensor:
+    """Nearest-neighbour reduction for the backbones: every k-th pixel, (B, 3, S, S) -> (B, 3, S/k, S/k)."""
+    return x if k == 1 else x[:, :, ::k, ::k]
+
+
+def as_image_tokens(features: Tensor, config: PosterConfig) -> Tensor:
+    """The image backbone's features (B, W, h, w) as tokens (B, g², W·h·w / g²), before they are projected."""
+    if config.raw_tokens:
+        # B x W x h x w -> B x g² x (W·h·w / g²), in flat NCHW order: a token is a run of
+        # flattened channel maps, not a patch (as in the published code).
+        return features.contiguous().reshape(features.shape[0], config.grid**2, -1)
+    # B x W x g x g -> B x g² x W
+    return features.flatten(2).transpose(1, 2)
+
+
 class Poster(Network):
-    """The network of one :class:`PosterConfig`: (B, 3, S, S) normalised image -> (B, C) logits."""
+    """The network of one :class:`PosterConfig` with both streams: (B, 3, S, S) normalised -> (B, C) logits."""
 
     config: PosterConfig
     #: Entries that exist in published files but never run (12,944,144 parameters).
@@ -34,21 +49,12 @@ class Poster(Network):
         self.head = ClassificationHead(dim, config.num_classes)
 
     def subsample(self, x: Tensor) -> Tensor:
-        """Nearest-neighbour reduction for the backbones: every k-th pixel, (B, 3, S/k, S/k)."""
-        k = self.config.subsample
-        return x if k == 1 else x[:, :, ::k, ::k]
+        """See :func:`every_kth`."""
+        return every_kth(x, self.config.subsample)
 
     def image_tokens(self, x: Tensor) -> Tensor:
         """Image tokens (B, g², D) of a subsampled input."""
-        features = self.ir_back(x)
-        if self.config.raw_tokens:
-            # B x W x h x w -> B x g² x (W·h·w / g²), in flat NCHW order: a token is a run of
-            # flattened channel maps, not a patch (as in the published code).
-            tokens = features.contiguous().reshape(features.shape[0], self.config.grid**2, -1)
-        else:
-            # B x W x g x g -> B x g² x W
-            tokens = features.flatten(2).transpose(1, 2)
-        return self.ir_layer(tokens)
+        return self.ir_layer(as_image_tokens(self.ir_back(x), self.config))
 
     def landmark_tokens(self, x: Tensor) -> Tensor:
         """Landmark tokens (B, g², D) of a subsampled input."""

@@ -13,6 +13,9 @@ from poster_edge.errors import UsageError
 from poster_edge.labels import LabelSet
 from poster_edge.models.base_config import ModelConfig
 
+STREAMS = ("both", "image", "landmark")
+FUSIONS = ("cross", "joint")
+
 
 @dataclass(frozen=True)
 class IRConfig:
@@ -88,6 +91,12 @@ class PosterConfig(ModelConfig):
         raw_tokens: read image tokens from the flat NCHW order (published) instead of per position.
         cls_token: keep the unused class token of the published state dict.
         drop_path: stochastic depth at the last stage, rising linearly from 0.
+        streams: "both", or "image" or "landmark" alone, which attends to itself.
+        fusion: "cross" (published: each stream is asked by the other) or "joint" (one self-attention over the
+            tokens of both streams).
+        swap_first: in so many first depths a stream's queries come from the other stream, in the rest from
+            itself; None: in all.
+        q_proj: project the queries, as the paper writes and its code does not.
     """
 
     subsample: int = 2
@@ -102,6 +111,10 @@ class PosterConfig(ModelConfig):
     drop_path: float = 0.1
     image: IRConfig = IRConfig()
     landmark: LandmarkConfig = LandmarkConfig()
+    streams: str = "both"
+    fusion: str = "cross"
+    swap_first: int | None = None
+    q_proj: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,11 +125,40 @@ class PosterConfig(ModelConfig):
         side = self.input_size // self.subsample
         if side % self.grid:
             raise UsageError(f"an input of {side} px gives no {self.grid}x{self.grid} grid")
+        self._check_switches()
+
+    def _check_switches(self) -> None:
+        if self.streams not in STREAMS or self.fusion not in FUSIONS:
+            raise UsageError(
+                f"streams '{self.streams}', fusion '{self.fusion}': expected one of {', '.join(STREAMS)} and one of "
+                f"{', '.join(FUSIONS)}"
+            )
+        if self.swap_first is not None:
+            if not self.crosses:
+                raise UsageError("swap_first needs both streams and cross-fusion")
+            if not 0 <= self.swap_first <= self.depth:
+                raise UsageError(f"swap_first is {self.swap_first}, expected 0 to the depth, {self.depth}")
 
     @property
     def description(self) -> str:
-        """Depth and pyramid widths."""
-        return f"depth {self.depth}, {'/'.join(map(str, self.dims))} wide"
+        """Depth and pyramid widths, and how it differs from the published network."""
+        parts = [f"depth {self.depth}, {'/'.join(map(str, self.dims))} wide"]
+        if self.streams != "both":
+            parts.append(f"{self.streams} stream alone")
+        elif self.fusion != "cross":
+            parts.append("joint self-attention")
+        if self.swap_first is not None:
+            parts.append(f"swapped in the first {self.swap_first}")
+        return ", ".join([*parts, *(["projected queries"] if self.q_proj else [])])
+
+    @property
+    def crosses(self) -> bool:
+        """Whether the streams have attention of their own and may ask each other."""
+        return self.streams == "both" and self.fusion == "cross"
+
+    def swaps(self, depth: int) -> bool:
+        """Whether the streams ask each other at a depth (0 first)."""
+        return self.crosses and (self.swap_first is None or depth < self.swap_first)
 
     def preprocess(self, labels: LabelSet) -> Preprocess:
         """Preprocessing of the published POSTER for one data set.
@@ -128,9 +170,19 @@ class PosterConfig(ModelConfig):
         return Preprocess(size=self.input_size, colour=colour, interpolation="linear")
 
     @property
+    def as_published(self) -> bool:
+        """Whether the streams ask each other, unprojected, at every depth, which the fused kernels compute."""
+        return self.crosses and not self.q_proj and all(self.swaps(depth) for depth in range(self.depth))
+
+    @property
+    def per_stream(self) -> int:
+        """Tokens of one stream, its mean token included (published: 50)."""
+        return self.grid**2 + 1
+
+    @property
     def tokens(self) -> int:
-        """Tokens of both streams together, mean tokens included (published: 100)."""
-        return 2 * (self.grid**2 + 1)
+        """Tokens of all streams together, mean tokens included (published: 100)."""
+        return self.per_stream * (2 if self.streams == "both" else 1)
 
     @property
     def image_token_width(self) -> int:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from poster_edge.errors import UsageError
+from poster_edge.models.backbones import IRNet, MobileFaceNet
 from poster_edge.models.checkpoint import strict_load
 from poster_edge.models.network import Network
 from poster_edge.models.official import read_official
-from poster_edge.models.poster import Poster
 
 #: Units 21 to 23 of IR-50, 512 channels wide: POSTER reads the map before them.
 _LAST_STAGE = re.compile(r"body\.2[1-3]\.")
@@ -36,7 +36,9 @@ def load_image_weights(network: Network, path: Path) -> None:
         UsageError: the network has no such stream.
         InputError: the file is unreadable, or its entries do not fit (they are named).
     """
-    backbone = _backbone(network, "ir_back", "image stream", "--image-weights")
+    backbone = getattr(network, "ir_back", None)
+    if not isinstance(backbone, IRNet):
+        raise UsageError(f"{network.config.variant} has no image stream of POSTER: it trains without --image-weights")
     state = {k: v for k, v in read_official(path).items() if not _LAST_STAGE.match(k)}
     _load(backbone, state, path)
 
@@ -48,15 +50,10 @@ def load_landmark_weights(network: Network, path: Path) -> None:
         UsageError: the network has no such stream.
         InputError: the file is unreadable, or its entries do not fit (they are named).
     """
-    backbone = _backbone(network, "face_landback", "landmark stream", "--landmark-weights")
+    backbone = getattr(network, "face_landback", None)
+    if not isinstance(backbone, MobileFaceNet):
+        raise UsageError(f"{network.config.variant} has no landmark stream: it trains without --landmark-weights")
     _load(backbone, read_official(path), path)
-
-
-def _backbone(network: Network, name: str, what: str, option: str) -> nn.Module:
-    backbone = getattr(network, name, None)
-    if not isinstance(network, Poster) or not isinstance(backbone, nn.Module):
-        raise UsageError(f"{network.config.variant} has no {what} of POSTER: it trains without {option}")
-    return backbone
 
 
 def _load(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> None:

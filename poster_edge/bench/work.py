@@ -104,8 +104,16 @@ class ModelWork:
     def logits(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Logits (N, C) of N crops."""
         manifest = self._bundle.manifest
-        out = self._runner.infer({manifest.input_name: to_input(crops, manifest.preprocess)})
-        return np.asarray(out[manifest.output_name], np.float32)
+        images = to_input(crops, manifest.preprocess)
+        if self.candidate.runtime != COMPILED:
+            return np.asarray(self._runner.infer({manifest.input_name: images})[manifest.output_name], np.float32)
+        # What is compiled takes the batch that is timed; the last one is filled up.
+        size, parts = self.candidate.batch, []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            parts.append(self._runner.infer({manifest.input_name: full})[manifest.output_name][: len(part)])
+        return np.concatenate(parts)
 
 
 class FrameWork:

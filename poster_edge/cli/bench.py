@@ -1,0 +1,153 @@
+"""``poster-edge bench``: latency, memory and accuracy beside the PyTorch baseline, in one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from poster_edge.labels import LABEL_SETS
+
+if TYPE_CHECKING:
+    pass
+
+#: Seconds of timed calls of each candidate; docs/bench.md says when more are wanted.
+_DURATION_S = 20.0
+
+
+class _Names(click.ParamType):
+    """Names, or whole numbers, separated by commas; the option may be repeated as well."""
+
+    name = "A,B,…"
+
+    def __init__(self, kind: type[str] | type[int] = str) -> None:
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | int, ...]:
+        """Split the text."""
+        if isinstance(value, tuple):
+            return value
+        parts = [p.strip() for p in str(value).split(",") if p.strip()]
+        if self._kind is str:
+            return tuple(parts)
+        if not parts or not all(p.isdigit() and int(p) > 0 for p in parts):
+            self.fail(f"'{value}': expected whole numbers above 0, separated by commas", param, ctx)
+        return tuple(int(p) for p in parts)
+
+
+@click.command(name="bench")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=("poster-nano",),
+    show_default=True,
+    metavar="BUNDLE|NAME",
+    help="A bundle's folder, a packaged model, or a checkpoint for PyTorch alone; may be repeated.",
+)
+@click.option(
+    "--runtime",
+    "runtimes",
+    type=_Names(),
+    default="",
+    help="onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, torch-compile [default: those that can serve here].",
+)
+@click.option("--precision", "precisions", type=_Names(), default="", help="fp32, fp16, int8 [default: the bundle's].")
+@click.option("--batch", "batches", type=_Names(int), default="1", show_default=True, help="Images per call.")
+@click.option("--threads", type=_Names(int), help="Threads of one call [default: the runtime's choice].")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
+@click.option(
+    "--baseline",
+    type=click.Choice(["auto", "torch", "onnxruntime"]),
+    default="auto",
+    show_default=True,
+    help="What the others are compared with; auto: PyTorch where the bundle has weights, else onnxruntime fp32.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Weights (.safetensors) for PyTorch, where the bundle has none.",
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(0.1),
+    default=_DURATION_S,
+    show_default=True,
+    metavar="S",
+    help="Seconds of timed calls of each candidate; 60 for a record.",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled faces: accuracy next to every speed.")
+@click.option("--dataset", type=click.Choice(list(LABEL_SETS)), help="Read --data as this data set.")
+@click.option("--faces", type=click.IntRange(1), metavar="N", help="Judge N of them, the same for all [default: all].")
+@click.option("--source", metavar="SRC", help="Image, folder or video: also time a decoded frame to its result.")
+@click.option(
+    "--detector",
+    type=click.Choice(["auto", "yunet", "haar", "none"]),
+    default="auto",
+    show_default=True,
+    help="Finds the faces in --source.",
+)
+@click.option("--detector-model", type=click.Path(path_type=Path), help="YuNet's ONNX file.")
+@click.option("--json", "json_path", metavar="PATH|-", help="Write the record as JSON; '-' for stdout.")
+@click.option("--csv", "csv_path", metavar="PATH|-", help="Write the rows as CSV; '-' for stdout.")
+@click.option(
+    "--plot",
+    "plots",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PNG|HTML",
+    help="Latency against accuracy, size as area; needs --data. May be repeated.",
+)
+@click.option("--allow-noisy", is_flag=True, help="Exit with 0 even when the run was disturbed.")
+def command(
+    *,
+    models: tuple[str, ...],
+    runtimes: tuple[str, ...],
+    precisions: tuple[str, ...],
+    batches: tuple[int, ...],
+    threads: tuple[int, ...] | None,
+    device: str,
+    baseline: str,
+    checkpoint: Path | None,
+    duration: float,
+    data: Path | None,
+    dataset: str | None,
+    faces: int | None,
+    source: str | None,
+    detector: str,
+    detector_model: Path | None,
+    json_path: str | None,
+    csv_path: str | None,
+    plots: tuple[Path, ...],
+    allow_noisy: bool,
+) -> None:
+    """Compare runtimes and precisions with eager PyTorch, in turns in one run.
+
+    Each candidate has a process of its own; the processes take turns, A B A B, so that a slow moment
+    of the machine slows all of them. A run that was disturbed is marked NOISY and exits with 1, its
+    figures written all the same. What is asked for by name is served or is an error (exit 4).
+    """
+    from poster_edge.bench.candidates import Wanted
+    from poster_edge.bench.work import Frames
+    from poster_edge.cli.bench_report import check_outputs, deliver
+    from poster_edge.cli.bench_run import run
+    from poster_edge.runtime.checkpoint_bundle import load_bundle_or_checkpoint
+
+    check_outputs(plots, json_path=json_path, csv_path=csv_path, labelled=data is not None)
+    wanted = Wanted(
+        runtimes=runtimes,
+        precisions=precisions,
+        batches=tuple(dict.fromkeys(batches)),
+        threads=tuple(dict.fromkeys(threads)) if threads else (None,),
+        device=device,
+        baseline=baseline,
+        checkpoint=checkpoint,
+        frames=source is not None,
+    )
+    frames = source and Frames(source, detector=detector, detector_model=str(detector_model or ""))
+    bundles = [(model, load_bundle_or_checkpoint(model, runtime="torch")) for model in dict.fromkeys(models)]
+    record = run(bundles, wanted, duration_s=duration, frames=frames or None, data=data, dataset=dataset, count=faces)
+    deliver(record, json_path=json_path, csv_path=csv_path, plots=plots)
+    if record.reasons and not allow_noisy:
+        click.get_current_context().exit(1)

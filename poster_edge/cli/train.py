@@ -51,8 +51,21 @@ _RECIPE = "[default: the model's recipe]"
     help=f"standard learns fast; strong holds off overfitting in long runs. {_RECIPE}",
 )
 @click.option("--mixup", type=float, help=f"Blend image pairs, shares from Beta(A, A); 0: never. {_RECIPE}")
-@click.option("--teacher", type=click.Path(path_type=Path), help="A .safetensors whose opinion joins the labels.")
-@click.option("--teacher-weight", default=0.3, show_default=True, help="Its share of the targets.")
+@click.option("--cooldown", type=int, help=f"Last epochs with standard augmentation and unmixed images. {_RECIPE}")
+@click.option(
+    "--teacher",
+    "teachers",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A .safetensors whose opinion joins the labels; may be repeated.",
+)
+@click.option("--teacher-weight", default=0.3, show_default=True, help="The teachers' share of the targets.")
+@click.option(
+    "--teacher-view",
+    type=click.Choice(["augmented", "plain"]),
+    help=f"Teachers judge each augmented picture, or every plain image once (cheaper). {_RECIPE}",
+)
+@click.option("--ema-decay", type=float, help=f"Decay of the averaged weights; 0: the latest. {_RECIPE}")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option(
@@ -62,6 +75,7 @@ _RECIPE = "[default: the model's recipe]"
     show_default=True,
     help="Mixed precision; auto: bf16 on a GPU, fp32 on a CPU.",
 )
+@click.option("--cuda-graphs/--no-cuda-graphs", default=True, show_default=True, help="On a GPU: whole steps at once.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --output.")
 @click.option("--stop-after", type=float, metavar="MINUTES", help="Stop at the next epoch's end; go on with --resume.")
 def command(
@@ -85,11 +99,15 @@ def command(
     label_smoothing: float | None,
     augmentation: str | None,
     mixup: float | None,
-    teacher: Path | None,
+    cooldown: int | None,
+    teachers: tuple[Path, ...],
     teacher_weight: float,
+    teacher_view: str | None,
+    ema_decay: float | None,
     seed: int,
     device: str,
     precision: str,
+    cuda_graphs: bool,
     resume: bool,
     stop_after: float | None,
 ) -> None:
@@ -124,7 +142,10 @@ def command(
         weight_decay=weight_decay,
         label_smoothing=label_smoothing,
         mixup=mixup,
-        teacher_weight=teacher_weight if teacher else 0.0,
+        cooldown=cooldown,
+        teacher_weight=teacher_weight if teachers else 0.0,
+        teacher_view=teacher_view,
+        ema_decay=ema_decay,
         augmentation=AUGMENTATIONS[augmentation] if augmentation else None,
     )
     faces = load_faces(data, dataset=dataset, targets=targets)
@@ -138,11 +159,11 @@ def command(
             points,
             recipe=recipe,
             landmark_epochs=landmark_epochs,
-            device=_device(device, precision),
+            device=replace(_device(device, precision), graphs=cuda_graphs),
             reporter=reporter,
             init=init,
             trunk=trunk,
-            teacher=teacher,
+            teachers=teachers,
         )
         run.start(resume=resume)
         errors = run.train_landmarks()

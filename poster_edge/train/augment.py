@@ -1,4 +1,7 @@
-"""Random geometry and appearance for whole batches on the training device, landmarks included."""
+"""Random geometry and appearance for whole batches, landmarks included.
+
+Random numbers are drawn on the generator's device, which is where the images are.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,11 @@ MIRROR: tuple[int, ...] = (
 
 
 def _uniform(count: int, limit: float, generator: torch.Generator) -> Tensor:
-    return (torch.rand(count, generator=generator) * 2 - 1) * limit
+    return (_rand(count, generator=generator) * 2 - 1) * limit
+
+
+def _rand(*shape: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device)
 
 
 def random_affine(count: int, settings: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -39,7 +46,7 @@ def random_affine(count: int, settings: Augmentation, generator: torch.Generator
     angle = _uniform(count, math.radians(settings.rotate_deg), generator)
     zoom = torch.exp(_uniform(count, math.log1p(settings.scale), generator))
     shift = torch.stack([_uniform(count, 2 * settings.shift, generator) for _ in range(2)], dim=1)
-    flip = torch.rand(count, generator=generator) < 0.5
+    flip = _rand(count, generator=generator) < 0.5
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     sign = torch.where(flip, -1.0, 1.0)
     # B x 4 -> B x 2 x 2
@@ -66,20 +73,20 @@ def appearance(images: Tensor, settings: Augmentation, generator: torch.Generato
     """Contrast, brightness and a random rectangle of noise on images (B, K, S, S) in 0..1."""
     count, _, height, width = images.shape
     device = images.device
-    contrast = 1 + _uniform(count, settings.contrast, generator).to(device)[:, None, None, None]
-    bright = _uniform(count, settings.brightness, generator).to(device)[:, None, None, None]
+    contrast = 1 + _uniform(count, settings.contrast, generator)[:, None, None, None]
+    bright = _uniform(count, settings.brightness, generator)[:, None, None, None]
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     images = ((images - mean) * contrast + mean + bright).clamp(0, 1)
     low, high = settings.erase_area
-    area = low + (high - low) * torch.rand(count, generator=generator)
+    area = low + (high - low) * _rand(count, generator=generator)
     aspect = torch.exp(_uniform(count, math.log(3.0), generator))
-    half = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1).to(device) / 2
-    centre = torch.rand(count, 2, generator=generator).to(device)
-    erased = (torch.rand(count, generator=generator) < settings.erase).to(device)
+    half = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1) / 2
+    centre = _rand(count, 2, generator=generator)
+    erased = _rand(count, generator=generator) < settings.erase
     rows = (torch.arange(height, device=device) + 0.5) / height
     columns = (torch.arange(width, device=device) + 0.5) / width
     inside = ((rows - centre[:, :1]).abs() < half[:, :1])[:, :, None] & ((columns - centre[:, 1:]).abs() < half[:, 1:])[
         :, None
     ]
-    noise = torch.rand(images.shape, generator=generator).to(device)
+    noise = _rand(*images.shape, generator=generator)
     return torch.where((inside & erased[:, None, None])[:, None], noise, images)

@@ -11,24 +11,26 @@ class AveragedState:
 
     The decay grows with the number of updates, min(decay, (1 + n) / (10 + n)), so that the first
     epochs are not held back by the initial weights.
+
+    Args:
+        model: whose state is followed; its tensors must stay the ones that they are.
+        decay: of the average; 0 follows the latest weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
         self.state: dict[str, Tensor] = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        # Collected once: walking through a state dict takes longer than a GPU's step.
+        live = model.state_dict()
+        self._floats = [(k, v) for k, v in live.items() if v.is_floating_point()]
+        self._others = [(k, v) for k, v in live.items() if not v.is_floating_point()]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
         """Move the average towards the model."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        floats: list[Tensor] = []
-        news: list[Tensor] = []
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                floats.append(self.state[name])
-                news.append(value)
-            else:
-                self.state[name].copy_(value)
-        torch._foreach_lerp_(floats, news, 1 - decay)
+        for name, value in self._others:
+            self.state[name].copy_(value)
+        torch._foreach_lerp_([self.state[name] for name, _ in self._floats], [v for _, v in self._floats], 1 - decay)

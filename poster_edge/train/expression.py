@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from poster_edge.models.network import Network, WithLandmarks
 from poster_edge.train.augment import appearance, random_affine, warp
 from poster_edge.train.loop import Device, Loop
+from poster_edge.train.recipe import AUGMENTATIONS
 from poster_edge.train.targets import mixup
+from poster_edge.train.teachers import Teachers
 
 
 def train_epoch(
@@ -24,40 +26,58 @@ def train_epoch(
     indices: Tensor,
     normalise: Callable[[Tensor], Tensor],
     tick: Callable[[], None],
+    *,
+    teachers: Teachers | None = None,
 ) -> float:
-    """One epoch over ``indices``; images (N, K, S, S) uint8, targets (N, C); returns the mean loss."""
+    """One epoch over ``indices``; images (N, K, S, S) uint8, targets (N, C); returns the mean loss.
+
+    ``teachers`` judge every picture as it is learned from, augmented and mixed.
+    """
     model.train()
     if isinstance(model, WithLandmarks):
         model.freeze_landmarks(batch_norm=True)
     generator = loop.generator()
+    steps = max(len(indices) // loop.recipe.batch, 1)
+    losses: list[Tensor] = []
+
+    def loss_of(pixels: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(model(normalise(pixels)).float(), target)
+
+    for rows in loop.groups(indices, generator, pixels=images[0].numel()):
+        pixels, target = _pictures(loop, images, targets, rows, generator)
+        if teachers is not None:
+            share = loop.recipe.teacher_weight
+            target = (1 - share) * target + share * teachers.judge(pixels)
+        for batch in zip(pixels.split(loop.batch), target.split(loop.batch), strict=True):
+            losses.append(loop.step(loss_of, batch, loop.progress.epoch + len(losses) / steps))
+            tick()
+    return loop.mean_loss(losses)
+
+
+def _pictures(
+    loop: Loop, images: Tensor, targets: Tensor, rows: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Augmented, perhaps mixed pictures (B, K, S, S) in 0..1 and their targets (B, C), on the training device."""
     recipe = loop.recipe
-    steps = max(len(indices) // recipe.batch, 1)
-    losses = []
-    for step, rows in loop.batches(indices, generator):
-        matrices, _ = random_affine(len(rows), recipe.augmentation, generator)
-        pixels = warp(images[rows].float() / 255, matrices)
-        pixels = appearance(pixels, recipe.augmentation, generator).to(loop.device.name)
-        target = targets[rows].to(loop.device.name)
-        if recipe.mixup:
-            pixels, target = mixup(pixels, target, recipe.mixup)
-
-        def loss_of(pixels: Tensor = pixels, target: Tensor = target) -> Tensor:
-            logits = model(normalise(pixels)).float()
-            return F.cross_entropy(logits, target)
-
-        losses.append(loop.step(loss_of, loop.progress.epoch + step / steps))
-        tick()
-    return float(np.mean(losses))
+    cooling = loop.progress.epoch >= recipe.epochs - recipe.cooldown
+    augmentation = AUGMENTATIONS["standard"] if cooling else recipe.augmentation
+    matrices, _ = random_affine(len(rows), augmentation, generator)
+    pixels = warp(loop.take(images, rows).float() / 255, matrices)
+    pixels = appearance(pixels, augmentation, generator)
+    target = loop.take(targets, rows)
+    if recipe.mixup and not cooling:
+        return mixup(pixels, target, recipe.mixup)
+    return pixels, target
 
 
 @torch.no_grad()
 def predict(
-    model: Network, images: Tensor, normalise: Callable[[Tensor], Tensor], device: Device, *, batch: int = 256
+    model: Network, images: Tensor, normalise: Callable[[Tensor], Tensor], device: Device
 ) -> NDArray[np.float32]:
     """Logits (N, C) in float32 for images (N, K, S, S) uint8."""
     model.eval()
     out = [
-        model(normalise(images[start : start + batch].float().to(device.name) / 255)).float().cpu()
-        for start in range(0, len(images), batch)
+        model(normalise(piece.to(device.name).float() / 255)).float()
+        for piece in images.split(1024 if device.is_cuda else 256)
     ]
-    return torch.cat(out).numpy()
+    return torch.cat(out).cpu().numpy()

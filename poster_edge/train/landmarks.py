@@ -82,21 +82,22 @@ def train_epoch(
     network.train()
     generator = loop.generator()
     steps = max(len(indices) // loop.recipe.batch, 1)
-    losses = []
-    for step, rows in loop.batches(indices, generator):
+    losses: list[Tensor] = []
+
+    def loss_of(pixels: Tensor, target: Tensor) -> Tensor:
+        predicted = network.landmarks(normalise(pixels)).float()
+        span = (target.amax(dim=1) - target.amin(dim=1)).prod(dim=1).clamp(min=1e-2).sqrt()
+        return ((predicted - target).abs().mean(dim=(1, 2)) / span).mean()
+
+    for rows in loop.groups(indices, generator, pixels=images[0].numel()):
         matrices, flip = random_affine(len(rows), loop.recipe.augmentation, generator)
-        pixels = warp(images[rows].float() / 255, matrices)
-        pixels = appearance(pixels, loop.recipe.augmentation, generator).to(loop.device.name)
-        target = warp_points(landmarks[rows], matrices, flip).to(loop.device.name)
-
-        def loss_of(pixels: Tensor = pixels, target: Tensor = target) -> Tensor:
-            predicted = network.landmarks(normalise(pixels)).float()
-            span = (target.amax(dim=1) - target.amin(dim=1)).prod(dim=1).clamp(min=1e-2).sqrt()
-            return ((predicted - target).abs().mean(dim=(1, 2)) / span).mean()
-
-        losses.append(loop.step(loss_of, loop.progress.epoch + step / steps))
-        tick()
-    return float(np.mean(losses))
+        pixels = warp(loop.take(images, rows).float() / 255, matrices)
+        pixels = appearance(pixels, loop.recipe.augmentation, generator)
+        target = warp_points(loop.take(landmarks, rows), matrices, flip)
+        for batch in zip(pixels.split(loop.batch), target.split(loop.batch), strict=True):
+            losses.append(loop.step(loss_of, batch, loop.progress.epoch + len(losses) / steps))
+            tick()
+    return loop.mean_loss(losses)
 
 
 @torch.no_grad()
@@ -107,8 +108,8 @@ def validate(
     network.eval()
     errors = []
     for start in range(0, len(images), 256):
-        pixels = normalise(images[start : start + 256].float().to(device.name) / 255)
+        pixels = normalise(images[start : start + 256].to(device.name).float() / 255)
         target = landmarks[start : start + 256].to(device.name)
-        errors.append(point_error(network.landmarks(pixels), target).cpu())
-    values = torch.cat(errors)
+        errors.append(point_error(network.landmarks(pixels), target))
+    values = torch.cat(errors).cpu()
     return {"mean": float(values.mean()), "median": float(values.median()), "p90": float(values.quantile(0.9))}

@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +35,9 @@ from poster_edge.models.trunk_weights import load_trunk
 from poster_edge.train import expression, landmarks, targets
 from poster_edge.train.loop import Device, Loop
 from poster_edge.train.metrics import Metrics, evaluate
+from poster_edge.train.normalise import Normalise
 from poster_edge.train.recipe import LANDMARK_RECIPE, Recipe
+from poster_edge.train.teachers import Teachers
 
 #: Mean and standard deviation of the pixels of FER2013's training split, to two digits.
 GRAY_MEAN, GRAY_STD = 0.51, 0.31
@@ -69,11 +71,11 @@ class TrainingRun:
         reporter: told about progress.
         init: checkpoint whose weights to start from, landmark stream included, instead of from scratch.
         trunk: torchvision's file for the network's residual trunk to start from.
-        teacher: checkpoint of the same classes and preprocessing whose opinion joins the labels, weighted by
+        teachers: checkpoints of the same classes and preprocessing whose opinion joins the labels, weighted by
             ``recipe.teacher_weight``.
 
     Raises:
-        UsageError: ``init`` is of another model, ``init`` or ``teacher`` has other classes, there are points but
+        UsageError: ``init`` is of another model, ``init`` or a teacher has other classes, there are points but
             the network has no landmark stream, or there is a ``trunk`` and the network has none or ``init`` is there.
     """
 
@@ -90,19 +92,20 @@ class TrainingRun:
         reporter: Reporter,
         init: Path | None = None,
         trunk: Path | None = None,
-        teacher: Path | None = None,
+        teachers: Sequence[Path] = (),
     ) -> None:
         self.folder, self.faces, self.points = folder, faces, points
         self.recipe, self.device, self.reporter = recipe, device, reporter
         self.landmark_recipe = replace(LANDMARK_RECIPE, epochs=landmark_epochs, seed=recipe.seed)
         self.schedule_changes: list[dict[str, Any]] = []
+        self._save_next = 0.0
         torch.manual_seed(recipe.seed)
         torch.set_flush_denormal(True)
         config = model_config(model_name, num_classes=len(faces.classes))
         self.model = device.place(build_network(config))
         if points is not None and self.landmark_stream is None:
             raise UsageError(f"{model_name} has no landmark stream: it trains without --landmarks")
-        self.init, self.trunk, self.teacher = init, trunk, teacher
+        self.init, self.trunk, self.teachers = init, trunk, tuple(teachers)
         if init is not None and trunk is not None:
             raise UsageError("--init brings the trunk's weights with it: leave out --trunk")
         if init is not None:
@@ -111,7 +114,9 @@ class TrainingRun:
             load_trunk(self.model, trunk)
         self.preprocess = _preprocess(faces, config.input_size)
         self.split = split_faces(faces, seed=recipe.seed)
-        self.images = torch.from_numpy(faces.squares(np.arange(len(faces)), config.input_size, self.preprocess.colour))
+        self.normalise = Normalise(self.preprocess, device.name)
+        squares = faces.squares(np.arange(len(faces)), config.input_size, self.preprocess.colour)
+        self.images = _resident(torch.from_numpy(squares), device)
         self.labels = torch.from_numpy(faces.labels)
 
     @property
@@ -159,7 +164,7 @@ class TrainingRun:
         return {
             **({"init": describe_source(self.init)} if self.init else {}),
             **({"trunk": describe_source(self.trunk)} if self.trunk else {}),
-            **({"teacher": describe_source(self.teacher)} if self.teacher else {}),
+            **({"teachers": [describe_source(t) for t in self.teachers]} if self.teachers else {}),
             "model": self.model.config.variant,
             "data": self.faces.name,
             **({"soft_targets": True} if self.faces.soft is not None else {}),
@@ -184,24 +189,27 @@ class TrainingRun:
         self.model.load_state_dict(model.state_dict())
 
     def _targets(self, train: Tensor) -> Tensor:
-        """Targets (N, C) of all images; a teacher is asked about the rows ``train`` only."""
+        """Targets (N, C) of all images; teachers that see plain images are asked about the rows ``train`` only."""
         recipe = self.recipe
         soft = None if self.faces.soft is None else torch.from_numpy(self.faces.soft)
         table = targets.smoothed(self.labels, len(self.faces.classes), recipe.label_smoothing, soft=soft)
-        if self.teacher is None:
-            return table
-        teacher, info = load_model(self.teacher)
-        if (info.classes, info.preprocess) != (self.faces.classes, self.preprocess):
-            raise UsageError(f"{self.teacher} has other classes or another preprocessing; it cannot teach this run")
-        teacher = self.device.place(teacher)
-        opinion = targets.opinions(teacher, self.images, train, self.normalise, self.device)
-        return (1 - recipe.teacher_weight) * table + recipe.teacher_weight * opinion
+        if self.teachers and recipe.teacher_view == "plain":
+            opinions = [
+                targets.opinions(network, self.images, train, self.normalise, self.device)
+                for network in self._asked().networks
+            ]
+            share = recipe.teacher_weight
+            table = (1 - share) * table + share * torch.stack(opinions).mean(dim=0)
+        return table
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """(B, K, S, S) in 0..1 -> (B, 3, S, S) as the network wants it."""
-        mean = torch.tensor(self.preprocess.mean, device=pixels.device)[:, None, None]
-        std = torch.tensor(self.preprocess.std, device=pixels.device)[:, None, None]
-        return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+    def _asked(self) -> Teachers:
+        return Teachers(
+            self.teachers,
+            classes=self.faces.classes,
+            preprocess=self.preprocess,
+            device=self.device,
+            normalise=self.normalise,
+        )
 
     def train_landmarks(self) -> dict[str, float]:
         """Pre-train the landmark stream; returns its validation errors over face size."""
@@ -214,16 +222,17 @@ class TrainingRun:
         train = torch.from_numpy(self.split.train[trusted[self.split.train]])
         held = torch.from_numpy(self.split.validation[trusted[self.split.validation]])
         network.start_at(points[train])
+        faces = loop.take(self.images, held)
         state = self.folder / "landmarks.pt"
         if state.is_file():
             loop.resume(state)
         self.reporter.start("landmarks", (loop.recipe.epochs - loop.progress.epoch) * (len(train) // loop.recipe.batch))
         while loop.progress.epoch < loop.recipe.epochs:
             loss = landmarks.train_epoch(loop, network, self.images, points, train, self.normalise, self.reporter.tick)
-            row = landmarks.validate(network, self.images[held], points[held], self.normalise, self.device)
+            row = landmarks.validate(network, faces, points[held], self.normalise, self.device)
             self._close_epoch(loop, "landmarks", {"train_loss": loss, **row}, state)
         network.load_state_dict(loop.average.state)
-        return landmarks.validate(network, self.images[held], points[held], self.normalise, self.device)
+        return landmarks.validate(network, faces, points[held], self.normalise, self.device)
 
     def train_expression(self, *, stop_after_s: float | None = None) -> bool:
         """Train the whole network, a landmark stream frozen; returns False when time ran out before the end."""
@@ -236,19 +245,21 @@ class TrainingRun:
             loop.resume(state)
         train, held = torch.from_numpy(self.split.train), torch.from_numpy(self.split.validation)
         averaged = self.device.place(build_network(self.model.config))
-        table = self._targets(train)
+        table = _resident(self._targets(train), self.device)
+        teachers = self._asked() if self.teachers and self.recipe.teacher_view == "augmented" else None
         self.reporter.start(
             "expression", (loop.recipe.epochs - loop.progress.epoch) * (len(train) // loop.recipe.batch)
         )
         while loop.progress.epoch < loop.recipe.epochs:
             if deadline is not None and time.monotonic() > deadline:
+                self._save(loop, state)
                 return False
             began = time.monotonic()
             loss = expression.train_epoch(
-                loop, self.model, self.images, table, train, self.normalise, self.reporter.tick
+                loop, self.model, self.images, table, train, self.normalise, self.reporter.tick, teachers=teachers
             )
             averaged.load_state_dict(loop.average.state)
-            logits = expression.predict(averaged, self.images[held], self.normalise, self.device)
+            logits = expression.predict(averaged, loop.take(self.images, held), self.normalise, self.device)
             metrics = evaluate(logits, self.faces.labels[self.split.validation], self.faces.classes)
             row = {"train_loss": loss, **_row(metrics), "seconds": time.monotonic() - began}
             if metrics.accuracy > loop.progress.best.get("accuracy", -1.0):
@@ -264,7 +275,8 @@ class TrainingRun:
         model, _ = load_model(best)
         model = self.device.place(model)
         held, labels = self.split.validation, self.faces.labels[self.split.validation]
-        logits = expression.predict(model, self.images[torch.from_numpy(held)], self.normalise, self.device)
+        rows = torch.from_numpy(held).to(self.images.device)
+        logits = expression.predict(model, self.images[rows], self.normalise, self.device)
         temperature = fit_temperature(logits, labels)
         whole = evaluate(logits, labels, self.faces.classes, temperature=temperature)
         alone = ~self.split.twins
@@ -299,13 +311,28 @@ class TrainingRun:
         loop.progress.epoch += 1
         row = {"epoch": loop.progress.epoch, **row}
         loop.progress.history.append(row)
-        loop.save(state)
+        if loop.progress.epoch == loop.recipe.epochs or time.monotonic() >= self._save_next:
+            self._save(loop, state)
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" for k, v in r.items()} for r in loop.progress.history)
         write_atomic(self.folder / f"{name}.csv", text.getvalue())
         self.reporter.epoch(name, row)
+
+    def _save(self, loop: Loop, state: Path) -> None:
+        """Write the state; the next time when epochs have taken 20 times as long as that did."""
+        began = time.monotonic()
+        loop.save(state)
+        ended = time.monotonic()
+        self._save_next = ended + (20 * (ended - began) if self.device.is_cuda else 0)
+
+
+def _resident(table: Tensor, device: Device) -> Tensor:
+    """The table in a GPU's memory when it takes at most a quarter of what is free there, else where it is."""
+    if device.is_cuda and table.nbytes < torch.cuda.mem_get_info(device.name)[0] / 4:
+        return table.to(device.name)
+    return table
 
 
 def _row(metrics: Metrics) -> dict[str, float]:

@@ -42,9 +42,8 @@ def opinions(
     """
     teacher.eval()
     out = torch.zeros(len(images), teacher.config.num_classes)
-    for start in range(0, len(rows), batch):
-        chosen = rows[start : start + batch]
-        pixels = images[chosen].float().to(device.name) / 255
+    for chosen in rows.split(batch):
+        pixels = images[chosen.to(images.device)].to(device.name).float() / 255
         with device.precision():
             views = [teacher(normalise(view)).float().softmax(dim=1) for view in (pixels, pixels.flip(3))]
         out[chosen] = (sum(views) / 2).cpu()
@@ -56,8 +55,9 @@ def mixup(pixels: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor
 
     The share of each blend is drawn from Beta(alpha, alpha) on torch's global generator.
     """
-    share = torch.distributions.Beta(alpha, alpha).sample(torch.Size([len(pixels)])).to(pixels)
-    partner = torch.randperm(len(pixels)).to(pixels.device)
+    concentration = torch.tensor(alpha, device=pixels.device)
+    share = torch.distributions.Beta(concentration, concentration).sample(torch.Size([len(pixels)])).to(pixels)
+    partner = torch.randperm(len(pixels), device=pixels.device)
     blend = share[:, None, None, None]
     return (
         blend * pixels + (1 - blend) * pixels[partner],

@@ -197,10 +197,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def missing(times: Summary) -> list[str]:
-    """Why figures of a summary are not there, in words."""
-    out = []
-    for share, name, value in ((0.9, "p90 estimate", times.p90_estimate_ms), (0.99, "p99", times.p99_ms)):
-        if value is None:
-            out.append(f"{name}: {times.calls} calls are too few, {FEWEST[share]} are needed (a longer --duration)")
-    return out
+def missing(rows: Sequence[Row]) -> list[str]:
+    """Why figures of some rows are not there, in words."""
+    calls = [r.times.calls for r in rows]
+    told = {0.9: "the p90 estimate", 0.99: "p99"}
+    return [
+        f"{name} needs {FEWEST[share]} calls, the fewest here are {min(calls)}: a longer --duration gives more"
+        for share, name in told.items()
+        if min(calls) < FEWEST[share]
+    ]

@@ -19,8 +19,8 @@ from poster_edge.files import write_atomic
 _WIDTH, _HEIGHT = 760, 470
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 24, 18, 58
 #: Area of the largest circle's radius in pixels; the others follow their files' sizes.
-_RADIUS, _SMALLEST = 30.0, 4.0
-_LETTER, _LINE = 6.6, 15
+_RADIUS, _SMALLEST = 24.0, 4.0
+_LETTER, _LINE = 7.4, 16
 #: Okabe and Ito's colours, as red, green and blue; the label beside each circle says the same.
 _COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 _PNG_SCALE = 2
@@ -37,6 +37,15 @@ class Point:
     label: str
     label_at: tuple[float, float]
     told: str
+
+    @property
+    def leader(self) -> tuple[float, float] | None:
+        """Where a line from the middle to the label ends; None where the label is beside the circle."""
+        left, base = self.label_at
+        right = left + _LETTER * len(self.label)
+        x, y = min(max(self.x, left), right), min(max(self.y, base - 10), base + 3)
+        far = math.hypot(x - self.x, y - self.y) - self.radius > _LINE / 2
+        return (x, y) if far else None
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,9 @@ def _scatter(rows: Sequence[Row], *, noisy: bool) -> Scatter | None:
         return None
     by_accuracy = all(r.answers and r.answers.accuracy is not None for r in judged)
     values = [_height(r, by_accuracy=by_accuracy) for r in judged]
-    spread = max(max(values) - min(values), 0.5)
-    bounds = (max(0.0, min(values) - 0.15 * spread), min(100.0, max(values) + 0.15 * spread))
+    # Less than two points apart is no difference that a picture should blow up.
+    room = max(1.0, 0.2 * (max(values) - min(values)))
+    bounds = (max(0.0, min(values) - room), min(100.0, max(values) + room))
     # Upwards in the data is downwards in pixels.
     y_axis = linear_axis(bounds, _HEIGHT - _BOTTOM, _TOP)
     x_axis = _latency_axis([r.times.p50_ms for r in judged])
@@ -85,10 +95,13 @@ def _scatter(rows: Sequence[Row], *, noisy: bool) -> Scatter | None:
     )
     runtimes = list(dict.fromkeys(r.runtime for r in judged))
     largest = max(r.file_mb for r in judged)
-    taken: list[tuple[float, float, float, float]] = []
-    for row, value in sorted(zip(judged, values, strict=True), key=lambda item: -item[0].file_mb):
-        radius = max(_SMALLEST, _RADIUS * math.sqrt(row.file_mb / largest))
-        x, y = x_axis.at(row.times.p50_ms), y_axis.at(value)
+    ordered = sorted(zip(judged, values, strict=True), key=lambda item: -item[0].file_mb)
+    circles = [
+        (x_axis.at(r.times.p50_ms), y_axis.at(v), max(_SMALLEST, _RADIUS * math.sqrt(r.file_mb / largest)))
+        for r, v in ordered
+    ]
+    taken = [(x - r, y - r, x + r, y + r) for x, y, r in circles]
+    for (row, value), (x, y, radius) in zip(ordered, circles, strict=True):
         label = f"{row.model} {row.label}" if several else row.label
         told = f"{label}: {plain(row.times.p50_ms)} ms, {value:.2f} %, {row.file_mb:.1f} MB"
         place = _room_for(label, x, y, radius, taken)
@@ -114,16 +127,17 @@ def _latency_axis(values: Sequence[float]) -> Axis:
 def _room_for(
     label: str, x: float, y: float, radius: float, taken: list[tuple[float, float, float, float]]
 ) -> tuple[float, float]:
-    """Where a label begins: right of its circle, else left, else further down, wherever nothing is yet."""
+    """Where a label begins: beside, above or below its circle, or further off, wherever nothing is yet."""
     width = _LETTER * len(label)
-    places = [
-        (left, y + 4 + step)
-        for step in (0, _LINE, -_LINE, 2 * _LINE, -2 * _LINE, 3 * _LINE, -3 * _LINE)
-        for left in (x + radius + 4, x - radius - 4 - width)
-        if left > _LEFT and left + width < _WIDTH - 2 and _TOP + 8 < y + 4 + step < _HEIGHT - _BOTTOM
+    sides = [(left, y + 4) for left in (x + radius + 4, x - radius - 4 - width)]
+    for n in range(5):
+        sides += [(x - width / 2, y - radius - 5 - n * _LINE), (x - width / 2, y + radius + 14 + n * _LINE)]
+    sides += [(x + radius + 4, y + 4 + n * _LINE) for n in (1, -1, 2, -2)]
+    fits = [
+        p for p in sides if p[0] > _LEFT and p[0] + width < _WIDTH - 2 and _TOP < p[1] - 10 < _HEIGHT - _BOTTOM - 12
     ]
-    free = (p for p in places if not any(_overlap((p[0], p[1] - 11, p[0] + width, p[1] + 3), t) for t in taken))
-    place = next(free, (places or [(x + radius + 4, y + 4)])[0])
+    free = (p for p in fits if not any(_overlap((p[0], p[1] - 11, p[0] + width, p[1] + 3), t) for t in taken))
+    place = next(free, (fits or sides)[0])
     taken.append((place[0], place[1] - 11, place[0] + width, place[1] + 3))
     return place
 
@@ -144,7 +158,7 @@ def _svg(plot: Scatter) -> str:
     for mark in plot.y_axis.marks:
         y = plot.y_axis.at(mark)
         drawing.line(_LEFT, y, _WIDTH - _RIGHT, y, "grid")
-        drawing.text(_LEFT - 8, y + 4, plain(mark), "tick", anchor="end")
+        drawing.text(_LEFT - 8, y + 4, f"{mark:g}", "tick", anchor="end")
     drawing.text((_LEFT + _WIDTH - _RIGHT) / 2, bottom + 38, plot.x_unit, "unit", anchor="middle")
     unit = drawing.add("text", "unit", x=0, y=0, transform=f"translate(16 {(_TOP + bottom) / 2:g}) rotate(-90)")
     unit.set("text-anchor", "middle")
@@ -155,6 +169,8 @@ def _svg(plot: Scatter) -> str:
         circle = part.add("circle", cx=point.x, cy=point.y, r=point.radius)
         circle.set("style", f"fill: rgb({red} {green} {blue} / .45); stroke: rgb({red} {green} {blue})")
     for point in plot.points:
+        if point.leader:
+            drawing.line(point.x, point.y, *point.leader, "zero")
         drawing.text(*point.label_at, point.label, "name")
     return str(drawing)
 
@@ -177,7 +193,7 @@ def _picture(plot: Scatter) -> NDArray[np.uint8]:
     canvas = np.full((height * _PNG_SCALE, _WIDTH * _PNG_SCALE, 3), 255, np.uint8)
     pen = _Pen(canvas)
     bottom = _HEIGHT - _BOTTOM
-    pen.text(_LEFT, -10, plot.title, size=1.15)
+    pen.text(_WIDTH - _RIGHT, 2, plot.title, anchor=1.0, size=1.15)
     for mark in plot.x_axis.marks:
         x = plot.x_axis.at(mark)
         pen.line(x, _TOP, x, bottom)
@@ -185,12 +201,14 @@ def _picture(plot: Scatter) -> NDArray[np.uint8]:
     for mark in plot.y_axis.marks:
         y = plot.y_axis.at(mark)
         pen.line(_LEFT, y, _WIDTH - _RIGHT, y)
-        pen.text(_LEFT - 8, y + 4, plain(mark), anchor=1.0, soft=True)
+        pen.text(_LEFT - 8, y + 4, f"{mark:g}", anchor=1.0, soft=True)
     pen.text((_LEFT + _WIDTH - _RIGHT) / 2, bottom + 40, plot.x_unit, anchor=0.5, soft=True)
-    pen.text(8, _TOP - 6, plot.y_unit, soft=True)
+    pen.text(8, 2, plot.y_unit, soft=True)
     for point in plot.points:
         pen.circle(point)
     for point in plot.points:
+        if point.leader:
+            pen.line(point.x, point.y, *point.leader, ink=(158, 148, 139))
         pen.text(*point.label_at, point.label)
     return canvas
 
@@ -204,8 +222,8 @@ class _Pen:
     def _at(self, x: float, y: float) -> tuple[int, int]:
         return round(x * _PNG_SCALE), round((y + 34) * _PNG_SCALE)
 
-    def line(self, x1: float, y1: float, x2: float, y2: float) -> None:
-        cv2.line(self._canvas, self._at(x1, y1), self._at(x2, y2), (218, 218, 213), 1, cv2.LINE_AA)
+    def line(self, x1: float, y1: float, x2: float, y2: float, *, ink: tuple[int, int, int] = (218, 218, 213)) -> None:
+        cv2.line(self._canvas, self._at(x1, y1), self._at(x2, y2), ink, 1, cv2.LINE_AA)
 
     def text(
         self, x: float, y: float, text: str, *, anchor: float = 0.0, soft: bool = False, size: float = 1.0

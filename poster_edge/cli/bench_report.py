@@ -60,7 +60,7 @@ def _print(group: Group) -> None:
     for model in dict.fromkeys(r.model for r in group.rows):
         rows = [r for r in group.rows if r.model == model]
         console.stdout.print(_table(model, rows, noisy=group.noise.noisy))
-        for line in dict.fromkeys(m for r in rows for m in missing(r.times)):
+        for line in missing(rows):
             console.stdout.print(Text(f"{_DASH} {line}", style="dim"))
         for r in rows:
             if r.stages:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -79,9 +80,15 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def replace_folder(new: Path, target: Path) -> None:
     """Rename a finished folder to ``target``, which must lie beside it; what is there goes, or stays on an error.
 
+    On Linux an old folder is swapped for the new one in a single step, so that there is one at every moment.
+
     Raises:
         OSError: a folder cannot be renamed; the old one is back in its place.
     """
+    if target.exists() and _swap(new, target):
+        sync_folder(target.parent)
+        shutil.rmtree(new, ignore_errors=True)
+        return
     old = temporary_name(target)
     if target.exists():
         target.rename(old)
@@ -93,6 +100,17 @@ def replace_folder(new: Path, target: Path) -> None:
         raise
     sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(first: Path, second: Path) -> bool:
+    """Exchange two paths in a single step; False where the system or the file system cannot."""
+    import ctypes
+
+    swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform.startswith("linux") else None
+    if swap is None:
+        return False
+    # Paths count from the working folder (-100), 2 asks for the exchange.
+    return bool(swap(-100, os.fsencode(first), -100, os.fsencode(second), 2) == 0)
 
 
 def sweep(folder: Path, *, older_than_s: float = _STALE_S) -> list[Path]:

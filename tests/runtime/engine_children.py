@@ -133,6 +133,57 @@ def kills(folder: Path, count: str) -> None:
     print(json.dumps(report))
 
 
+def bundle_kills(folder: Path, count: str) -> None:
+    """Kill writers of a bundle of two files at random moments; print what was found in its place after each."""
+    from poster_edge.runtime.bundle import load_bundle
+
+    random.seed(7)
+    report = {"whole": 0, "wrong": 0, "killed while writing": 0}
+    for _ in range(int(count)):
+        started, said = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            _write_bundles(folder, said)
+        os.read(started, 1)
+        time.sleep(0.05 * random.random())
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(started)
+        os.close(said)
+        report["killed while writing"] += len(list(folder.glob(".poster-edge-tmp-*"))) > 0
+        try:
+            bundle = load_bundle(folder / "bundle")
+            bundle.verify()
+            one, other = (bundle.read(name) for name in _BUNDLED)
+            report["whole"] += one == other and one in {_content(n) for n in range(7)}
+        except Exception as error:
+            report["wrong"] += 1
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        for path in folder.glob(".poster-edge-tmp-*"):
+            os.utime(path, (0, 0))
+    from poster_edge.files import sweep
+
+    sweep(folder)
+    report["temporaries left"] = len(list(folder.glob(".poster-edge-tmp-*")))
+    print(json.dumps(report))
+
+
+_BUNDLED = ("model.onnx", "model.fp16.onnx")
+
+
+def _write_bundles(folder: Path, said: int) -> None:
+    """Write the bundle again and again, with another content each time, until killed."""
+    from poster_edge.config import Preprocess
+    from poster_edge.runtime.bundle import write_bundle
+    from poster_edge.runtime.manifest import Manifest
+
+    for n in range(os.getpid(), 1 << 60):
+        (folder / "content").write_bytes(_content(n))
+        manifest = Manifest(model="m", classes=("a", "b"), preprocess=Preprocess(), artefacts={}, source="a test")
+        write_bundle(folder / "bundle", manifest, dict.fromkeys(_BUNDLED, folder / "content"), force=True)
+        os.write(said, b".")
+
+
 def _publish(folder: Path, said: int) -> None:
     """Publish plan after plan, in a cache that has no room for all, until killed."""
     cache = EngineCache(folder, limit_mib=1)
@@ -152,7 +203,7 @@ def _content(n: int) -> bytes:
     return hashlib.sha256(str(n % 7).encode()).digest() * 8192
 
 
-PROGRAMS = (build_once, build_for_ever, wait_for_it, build_rtx, full_disk, disk_fills, kills)
+PROGRAMS = (build_once, build_for_ever, wait_for_it, build_rtx, full_disk, disk_fills, kills, bundle_kills)
 
 if __name__ == "__main__":
     program, folder, *rest = sys.argv[1:]

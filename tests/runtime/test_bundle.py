@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from poster_edge import files
 from poster_edge.config import Preprocess
 from poster_edge.errors import PosterEdgeError, UnavailableError, UsageError
-from poster_edge.files import sweep
+from poster_edge.files import replace_folder, sweep
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
 from poster_edge.runtime.classifier import Classifier
 from poster_edge.runtime.manifest import BundleError, Manifest
@@ -253,3 +256,36 @@ def test_leftovers_of_killed_writers_are_collected(tmp_path: Path) -> None:
     os.utime(stale, (1, 1))
     assert sweep(tmp_path) == [stale]
     assert fresh.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot swap two folders in one step")
+def test_a_bundle_is_there_at_every_moment_of_its_replacement(tmp_path: Path) -> None:
+    target, missed, done = tmp_path / "bundle", [], threading.Event()
+    target.mkdir()
+
+    def watch() -> None:
+        while not done.is_set():
+            missed.extend([1] * (not target.exists()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for number in range(300):
+        new = tmp_path / f"new-{number}"
+        new.mkdir()
+        (new / "number").write_text(str(number))
+        replace_folder(new, target)
+    done.set()
+    watcher.join()
+    assert (target / "number").read_text() == "299"
+    assert missed == []
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_where_folders_cannot_be_swapped_they_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_swap", lambda first, second: False)
+    for name in ("bundle", "new"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "new" / "number").write_text("1")
+    replace_folder(tmp_path / "new", tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "number").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]

@@ -19,8 +19,10 @@ import onnxruntime as ort
 import pytest
 
 from poster_edge.errors import PosterEdgeError, UnavailableError, UsageError
+from poster_edge.export.engine import build_engine
 from poster_edge.export.engine_spec import EngineSpec, Profile
-from poster_edge.export.tensorrt_api import TensorRt
+from poster_edge.export.gpu import visible_gpus
+from poster_edge.export.tensorrt_api import RTX, TensorRt
 from poster_edge.runtime import trt_plans, trt_runner
 from poster_edge.runtime.bundle import Bundle, load_bundle
 from poster_edge.runtime.classifier import Classifier
@@ -483,6 +485,20 @@ def test_nvidias_deserialiser_refuses_what_is_no_plan_with_one_line(rtx: TensorR
     with pytest.raises(UnavailableError, match="TensorRT-RTX .* cannot (open the engine|start)") as caught:
         deserialise(rtx, plan)
     assert "\n" not in str(caught.value)
+
+
+def test_nvidias_deserialiser_survives_damaged_plans_of_its_own_make(rtx: TensorRt, bundle: Bundle) -> None:
+    """Behind the cache's hash check as well: cut and changed plans are one line each, or open where a GPU is."""
+    plan = build_engine(rtx, bundle.read("model.onnx"), EngineSpec(RTX, compute_capabilities=("8.6",))).plan
+    cuts = [plan[:length] for length in (1, 63, 64, 65, len(plan) // 2, len(plan) - 1)]
+    flips = [plan[:at] + bytes([plan[at] ^ 0x55]) + plan[at + 1 :] for at in (0, 4, 16, 70, len(plan) // 2)]
+    for damaged in (*cuts, *flips, plan + plan):
+        try:
+            deserialise(rtx, damaged)
+        except UnavailableError as error:
+            assert "\n" not in str(error)
+        else:
+            assert visible_gpus(), "no plan can be opened without a GPU"
 
 
 def test_the_double_has_only_what_tensorrt_has(bundle: Bundle, rtx: TensorRt) -> None:

@@ -492,13 +492,14 @@ def test_nvidias_deserialiser_survives_damaged_plans_of_its_own_make(rtx: Tensor
     plan = build_engine(rtx, bundle.read("model.onnx"), EngineSpec(RTX, compute_capabilities=("8.6",))).plan
     cuts = [plan[:length] for length in (1, 63, 64, 65, len(plan) // 2, len(plan) - 1)]
     flips = [plan[:at] + bytes([plan[at] ^ 0x55]) + plan[at + 1 :] for at in (0, 4, 16, 70, len(plan) // 2)]
+    said: list[str] = []
     for damaged in (*cuts, *flips, plan + plan):
         try:
             deserialise(rtx, damaged)
         except UnavailableError as error:
-            assert "\n" not in str(error)
-        else:
-            assert visible_gpus(), "no plan can be opened without a GPU"
+            said.append(str(error))
+    assert len(said) >= (len(cuts) if visible_gpus() else 12)
+    assert all(line.startswith("TensorRT-RTX") and "\n" not in line for line in said)
 
 
 def test_the_double_has_only_what_tensorrt_has(bundle: Bundle, rtx: TensorRt) -> None:

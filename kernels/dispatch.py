@@ -22,6 +22,7 @@ import torch
 
 from poster_edge.errors import InputError, UnavailableError, UsageError
 from poster_edge.kernels.chain import Launcher
+from poster_edge.kernels.launch import LARGEST_BATCH
 from poster_edge.kernels.shape import FusionShape
 from poster_edge.optional import available, require
 
@@ -32,8 +33,6 @@ VARIABLE = "POSTER_EDGE_KERNELS"
 #: Names the folder of kernels that the back end "cuda" runs.
 FOLDER = "POSTER_EDGE_KERNELS_FOLDER"
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-#: Offsets inside the kernels are 32 bits wide.
-_LARGEST_BATCH = 8192
 
 _log = logging.getLogger("poster_edge.kernels")
 _logged: set[tuple[str, str]] = set()
@@ -98,8 +97,8 @@ def _reject_fused(call: Call) -> str | None:
         return f"activations are {call.dtype} (float32, float16 or bfloat16 is needed)"
     if call.int8 and call.dtype != torch.float16:
         return f"INT8 weights go with float16 activations, not {call.dtype}"
-    if call.batch > _LARGEST_BATCH:
-        return f"a batch of {call.batch} is too large (at most {_LARGEST_BATCH})"
+    if call.batch > LARGEST_BATCH:
+        return f"a batch of {call.batch} is too large (at most {LARGEST_BATCH})"
     return call.shape.unsupported()
 
 

@@ -31,6 +31,9 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 #: The kernels of one depth, in order.
 DEPTH = ("attend", "project", "expand", "contract", "mix")
 
+#: Offsets inside the kernels are 32 bits wide.
+LARGEST_BATCH = 8192
+
 _ACTIVATION = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "w8a16": "*fp16"}
 _WEIGHTS = ("kv", "proj", "fc1", "fc2")
 _FLOAT32 = ("partials", "y_partials", "query", "token_bias")

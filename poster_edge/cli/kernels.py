@@ -1,4 +1,4 @@
-"""``poster-edge kernels``: compile the fused kernels for a device that need not be here, list what was built."""
+"""``poster-edge kernels``: compile the fused kernels for a device that need not be here; a plugin that carries them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @click.group(name="kernels")
 def command() -> None:
-    """Compile the fused kernels ahead of time, and list what was compiled."""
+    """Compile the fused kernels ahead of time, list what was compiled, put them into a TensorRT plugin."""
 
 
 @command.command(name="build")
@@ -75,6 +75,46 @@ def list_command(*, folder: Path, as_json: bool) -> None:
             f"sm_{e.arch:<4} {e.kernel:9} {e.registers:4} {e.shared:7} {e.spills:6} {e.bytes:7}  "
             f"{e.matrix or '-'}, {e.file}"
         )
+
+
+@command.command(name="plugin")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New folder.")
+@click.option("--force", is_flag=True, help="Replace an earlier result.")
+def plugin_command(*, folder: Path, output: Path, force: bool) -> None:
+    """Write the source of a TensorRT plugin that carries the kernels of FOLDER, for CMake.
+
+    FOLDER is of 'kernels build'. The plugin needs TensorRT 10.3 or later; its headers are all that its build
+    needs besides CUDA's. It runs the graphs of 'kernels graph'.
+    """
+    from poster_edge.cli import console
+    from poster_edge.kernels.plugin.embed import write_plugin
+
+    archs = write_plugin(output, folder, force=force)
+    console.message(f"{output}: for {', '.join(f'sm_{a}' for a in archs)}")
+    console.message(f"cmake -S {output} -B {output}/build && cmake --build {output}/build")
+
+
+@command.command(name="graph")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--precision",
+    type=click.Choice(["fp16", "w8a16", "fp32"]),
+    default="fp16",
+    show_default=True,
+    help="Of the plugin; the rest of the graph is FP16, with fp32 FP32.",
+)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New ONNX file.")
+def graph_command(*, bundle: Path, precision: str, output: Path) -> None:
+    """Rewrite a bundle's graph for the TensorRT plugin: one node for POSTER's cross-fusion, weights packed.
+
+    BUNDLE is of 'export --fused-op'. Only TensorRT with the plugin reads the result.
+    """
+    from poster_edge.cli import console
+    from poster_edge.cli.kernels_graph import write_graph
+
+    size = write_graph(bundle, precision=precision, output=output)
+    console.message(f"{output}: {size / 1e6:.1f} MB, {precision}")
 
 
 def _shape(model: str) -> FusionShape:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from poster_edge.bench.layers_graph import Graph
+from poster_edge.bench.layers_graph import Cost, Graph
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Trace:
         tensors: tensors of the graph that it may make.
         feeds: nodes that its result may go to; for a product that claims nothing by name.
         moved: bytes it read and wrote, where the profile tells and it stands for no node.
+        cost: what the profile itself tells of the layer, where it has no names in common with the graph.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Trace:
     tensors: tuple[str, ...] = ()
     feeds: tuple[str, ...] = ()
     moved: int | None = None
+    cost: Cost | None = None
 
 
 def assign(graph: Graph, traces: Sequence[Trace]) -> list[list[int]]:

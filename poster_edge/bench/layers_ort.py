@@ -85,7 +85,7 @@ def _trace(
     # format makes a tensor that the layer before it stands for.
     copies = kind in _COPIES
     tensors = () if copies else (*map(_plain, outputs.get(name, ())), plain)
-    return Trace(name, kind, tuple(ms), (name, plain), tensors, _moved(arguments))
+    return Trace(name, kind, tuple(ms), (name, plain), tensors, moved=_moved(arguments))
 
 
 def _plain(name: str) -> str:

@@ -123,6 +123,11 @@ class TorchRunner:
             return {manifest.output_name: out.float().cpu().numpy()}
 
     @property
+    def network(self) -> Any:
+        """The module that computes, while the runner is entered."""
+        return self._model
+
+    @property
     def _dtype(self) -> torch.dtype:
         return getattr(self._torch, TYPES[self.precision])
 

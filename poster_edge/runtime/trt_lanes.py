@@ -50,6 +50,8 @@ class Lanes:
         self._notify = notify
         self._lanes: OrderedDict[int, Lane] = OrderedDict()
         self._told = False
+        #: An ``IProfiler`` that every run reports to; a graph's launch would not.
+        self.profiler: Any = None
 
     @property
     def sizes(self) -> dict[int, bool]:
@@ -69,6 +71,10 @@ class Lanes:
         lane = self._lanes.get(rows) or self._open(rows, addresses)
         self._lanes.move_to_end(rows)
         lane.runs += 1
+        if self.profiler is not None:
+            lane.context.profiler = self.profiler
+            self._enqueue(lane)
+            return
         if lane.graph is None and lane.runs > 1 and lane.capturable:
             self._capture(lane, rows)
         if lane.graph is not None:

@@ -178,6 +178,19 @@ class TensorRtRunner:
             if error is None:
                 raise
 
+    def profile_to(self, profiler: Any) -> None:
+        """Have TensorRT tell the time of every layer of every run from here on; without CUDA graphs.
+
+        Args:
+            profiler: an ``IProfiler`` of :attr:`module`.
+        """
+        self._lanes.profiler = profiler
+
+    @property
+    def module(self) -> Any:
+        """TensorRT's package."""
+        return self._tensorrt.module
+
     @property
     def graphs(self) -> dict[int, bool]:
         """Batch sizes run last -> whether a CUDA graph runs them."""

@@ -1,27 +1,34 @@
-"""The fused kernels' part of ``gpu.py``: numerics of kernels, depths and whole models, and times.
+"""The fused kernels' part of ``gpu.py check``: numerics of kernels, depths, whole models, and of what is built ahead.
 
 Every row stands alone: what fails becomes a row that names its error, and the rest goes on.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import kernel_cases as cases
 import torch
-from torch import Tensor, nn
+from gpu_common import Row, attempt, exact_float32, relative
+from torch import Tensor
 
-from poster_edge.kernels import dispatch
-from poster_edge.kernels.numerics import BARS, FACTOR, relative
-from poster_edge.kernels.pack import ACTIVATIONS
+from poster_edge.kernels import dispatch, reference
+from poster_edge.kernels.numerics import BARS, FACTOR
+from poster_edge.kernels.numerics import Row as Comparison
+from poster_edge.kernels.pack import ACTIVATIONS, pack
 from poster_edge.models.config import CONFIGS
+from poster_edge.models.fused import fusion_shape
 from poster_edge.models.poster import Poster
 
 Run = Callable[[], Any]
 #: Largest relative L2 error of a whole model's logits, backbones included.
 MODEL_BARS = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "w8a16": 1e-2}
+#: Below this two whole models cannot be told apart: each rounds in its own order.
+_MODEL_FLOORS = {"fp32": 2e-6, "fp16": 1e-3, "bf16": 8e-3, "w8a16": 1e-3}
 
 
 def random_model(name: str) -> Poster:
@@ -33,152 +40,172 @@ def random_model(name: str) -> Poster:
     return model
 
 
-def check_kernels(device: str, names: list[str], batches: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Each kernel, a depth and the whole of each model against float64, outputs poisoned with NaN."""
-    precisions = list(BARS) if device == "cuda" else ["fp32", "fp16", "w8a16"]
+def images(model: Poster, batch: int) -> Tensor:
+    """Noise of a model's size (B, 3, S, S), the same every time."""
+    side = model.config.input_size
+    return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(2))
+
+
+def precisions(device: str) -> list[str]:
+    """What can be checked: Triton's interpreter multiplies bfloat16 wrongly."""
+    return list(BARS) if device == "cuda" else ["fp32", "fp16", "w8a16"]
+
+
+def _as_rows(found: list[Comparison]) -> Iterator[Row]:
+    for r in found:
+        what = f"{r.case} {r.kernel} {r.level} batch {r.batch}"
+        row = {"what": what, "precision": r.precision, "error": r.error, "torch": r.torch_error}
+        yield {**row, "ok": r.ok, "note": r.note}
+
+
+@torch.no_grad()
+def nano_rows(device: str) -> Iterator[Row]:
+    """Each kernel and a depth of the packaged model, with and without token mixing; outputs poisoned with NaN."""
+    exact_float32()
     small = ["nano", "no-mix"] if device == "cuda" else ["nano"]
-    with torch.no_grad():
-        found = cases.numerics(small, device=device, precisions=precisions, batches=batches, folder=None)
-        if "poster" in names:
-            model = random_model("poster")
-            for batch in (1, 3):
-                side = model.config.input_size
-                x = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(2))
-                levels = cases.pyramid(model, x)
-                found += cases.stage_rows(
-                    model.pyramid_fuse.blocks[0],
-                    levels,
-                    case="poster",
-                    heads=8,
-                    device=device,
-                    precisions=precisions,
-                    launch=cases.launcher(),
-                )
-    rows = [
-        {
-            "what": f"{r.case} {r.kernel} {r.level} batch {r.batch}",
-            "precision": r.precision,
-            "error": r.error,
-            "torch": r.torch_error,
-            "ok": r.ok,
-            "note": r.note,
-        }
-        for r in found
-    ]
-    for name in names:
-        for precision in precisions:
-            rows += _model_rows(name, precision, device)
-    return rows
+    batches = cases.BATCHES if device == "cuda" else (1,)
+    for batch in batches:
+        yield from _as_rows(
+            cases.numerics(small, device=device, precisions=precisions(device), batches=(batch,), folder=None)
+        )
 
 
-@torch.inference_mode()
-def _model_rows(name: str, precision: str, device: str) -> list[dict[str, Any]]:
-    """Logits of a whole model through the dispatcher, beside eager's, and a CUDA graph's replay."""
-    row: dict[str, Any] = {"what": f"{name} logits, dispatched", "precision": precision}
-    try:
-        model = random_model(name)
-        side = model.config.input_size
-        x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(2))
+@torch.no_grad()
+def poster_rows(device: str) -> Iterator[Row]:
+    """Each kernel and a depth of POSTER, then all its depths at the logits.
+
+    With ``official_weights.py`` in the folder "carry" the weights are those, else random ones.
+    """
+    exact_float32()
+    folder = cases.ROOT / "carry"
+    if (folder / "official_weights.py").is_file():
+        model, x = cases.golden(folder)
+        x = torch.cat([x, images(model, 1)])
+    else:
+        model = random_model("poster")
+        x = images(model, 3)
+    levels = cases.pyramid(model, x)
+    first, launch, checked = model.pyramid_fuse.blocks[0], cases.launcher(), precisions(device)
+    for batch in (1, 3):
+        given = [t[:batch] for t in levels]
+        yield from _as_rows(
+            list(
+                cases.stage_rows(first, given, case="poster", heads=8, device=device, precisions=checked, launch=launch)
+            )
+        )
+    model.float()
+    yield from _as_rows(cases.logits_rows(model, x, device=device, precisions=checked, launch=launch))
+
+
+def model_rows(device: str, name: str) -> Iterator[Row]:
+    """Logits of a whole model through the dispatcher, beside eager's: alone, on another stream, in a CUDA graph."""
+    exact_float32()
+    for precision in precisions(device):
+        what = f"{name} logits, dispatched"
+        yield from attempt(what, lambda p=precision: _dispatched(name, p, device), precision=precision)  # type: ignore[misc]
+
+
+def _dispatched(name: str, precision: str, device: str) -> Iterator[Row]:
+    model = random_model(name)
+    x = images(model, 2)
+    with torch.no_grad(), dispatch.use("eager"):
+        expected = model.double()(x.double())
+    dtype = ACTIVATIONS[precision]
+    model, given = model.to(device, dtype), x.to(device, dtype)
+    with torch.inference_mode():
         with dispatch.use("eager"):
-            expected = model.double()(x.double())
-            model, given = model.to(device, ACTIVATIONS[precision]), x.to(device, ACTIVATIONS[precision])
             own = relative(model(given), expected)
         with dispatch.use("triton:int8" if precision == "w8a16" else "triton"):
             found = model(given)
             error = relative(found, expected)
-            within = error <= MODEL_BARS[precision] and (precision == "w8a16" or error <= FACTOR * own)
-            rows = [{**row, "error": error, "torch": own, "ok": within, "note": ""}]
-            if device == "cuda":
-                given.copy_(given.flip(0))
-                replay, output = graph(model, given)
-                replay()
-                apart = relative(output.flip(0), expected)
-                row["what"] = f"{name} logits, CUDA graph"
-                rows.append({**row, "error": apart, "torch": own, "ok": apart <= 1.01 * error + 1e-6, "note": ""})
-        return rows
-    except Exception as problem:
-        return [{**row, "error": float("nan"), "torch": float("nan"), "ok": False, "note": _short(problem)}]
+            within = error <= MODEL_BARS[precision] and (
+                precision == "w8a16" or error <= FACTOR * max(own, _MODEL_FLOORS[precision])
+            )
+            row = {"precision": precision, "error": error, "torch": own}
+            yield {"what": f"{name} logits, dispatched", **row, "ok": within, "note": ""}
+            if device != "cuda":
+                return
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                beside = model(given)
+            stream.synchronize()
+            row["error"] = relative(beside, found)
+            yield {"what": f"{name} another stream, against the first", **row, "ok": row["error"] <= 1e-6, "note": ""}
+            replay, output = capture(lambda: model(given))
+            # New contents in the same memory: what was captured must read them.
+            given.copy_(given.flip(0))
+            direct = model(given).clone()
+            output.fill_(torch.nan)
+            replay()
+            row["error"] = relative(output, direct)
+            yield {"what": f"{name} CUDA graph, against direct", **row, "ok": row["error"] <= 1e-6, "note": ""}
 
 
-def graph(model: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Run, Tensor]:
-    """A captured forward pass: its replay, and the tensor that it writes."""
+def capture(call: Callable[[], Tensor]) -> tuple[Run, Tensor]:
+    """A captured call: its replay, and the tensor that it writes."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            model(x)
+            call()
     torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
     captured = torch.cuda.CUDAGraph()
     with torch.cuda.graph(captured):
-        output = model(x)
+        output = call()
     return captured.replay, output
 
 
-#: Mode -> (kernels, compiled, captured in a CUDA graph).
-MODES = {
-    "eager": ("eager", False, False),
-    "eager + graph": ("eager", False, True),
-    "sdpa": ("sdpa", False, False),
-    "sdpa + graph": ("sdpa", False, True),
-    "compiled": ("sdpa", True, False),
-    "compiled + graph": ("sdpa", True, True),
-    "fused": ("triton", False, False),
-    "fused + graph": ("triton", False, True),
-    "w8a16": ("triton:int8", False, False),
-    "w8a16 + graph": ("triton:int8", False, True),
-}
+@torch.no_grad()
+def k1_rows(device: str) -> Iterator[Row]:
+    """The CUDA C++ kernel, built by nvcc for this GPU, against float64; with measured and with given row sums."""
+    from poster_edge.kernels.cuda.launch import K1
+    from poster_edge.kernels.cuda.problem import K1Weights
+
+    with tempfile.TemporaryDirectory() as cache:
+        kernel = K1(cache=Path(cache))
+    for name in ("poster-nano", "poster"):
+        stage, heads = random_model(name).pyramid_fuse.blocks[0], CONFIGS[name].heads
+        half, exact = (pack(stage.state_dict(), heads=heads, precision=p) for p in ("fp16", "fp64"))
+        weights = K1Weights.from_packed(half).to(device)
+        for batch in (1, 3, 8):
+            size = (batch, half.shape.tokens, half.shape.width)
+            x = (torch.randn(size, generator=torch.Generator().manual_seed(batch)) * 1.5 + 0.3).half()
+            expected = reference.attend(x.double(), exact)
+            own = relative(reference.attend(x, half), expected)
+            sums = reference.partials(x.float(), half.shape).contiguous().to(device)
+            for partials, label in ((None, "own sums"), (sums, "given sums")):
+                error = relative(kernel(x.to(device), weights, partials=partials), expected)
+                row = {"what": f"CUDA k1 {name} batch {batch}, {label}", "precision": "fp16", "error": error}
+                yield {**row, "torch": own, "ok": error <= BARS["fp16"] and error <= FACTOR * own, "note": ""}
 
 
-def bench_kernels(
-    device: str, names: list[str], batches: list[int], times_ms: Callable[..., list[float]]
-) -> list[dict[str, Any]]:
-    """Times of the pyramid alone and of whole models in every mode; weights differ in every depth."""
-    rows = []
-    for name in names:
-        model = random_model(name).to(device, torch.float16 if device == "cuda" else torch.float32)
-        for batch in batches:
-            for what, module, inputs in _parts(name, model, batch, device):
-                for mode in MODES if device == "cuda" else ("eager", "sdpa", "fused"):
-                    rows.append(
-                        {"what": what, "batch": batch, "mode": mode, **_timed(mode, module, inputs, device, times_ms)}
-                    )
-    return rows
+def aot_rows(device: str, name: str, precision: str) -> Iterator[Row]:
+    """Kernels built ahead for this GPU, then run by the back end "cuda" without Triton, against Triton's."""
+    from poster_edge.kernels.aot import build_folder
 
-
-def _parts(name: str, model: Poster, batch: int, device: str) -> list[tuple[str, nn.Module, list[Tensor]]]:
-    dtype, side, config = model.head.linear.weight.dtype, model.config.input_size, model.config
-    size = (batch, config.tokens // 2 - 1, config.dims[0])
-    tokens = [torch.randn(size, device=device, dtype=dtype) for _ in range(2)]
-    image = torch.randn(batch, 3, side, side, device=device, dtype=dtype)
-    return [(f"{name} transformer", model.pyramid_fuse, tokens), (name, model, [image])]
-
-
-@torch.inference_mode()
-def _timed(
-    mode: str, module: nn.Module, inputs: list[Tensor], device: str, times_ms: Callable[..., list[float]]
-) -> dict[str, Any]:
-    """Percentiles in ms of one mode, or why there are none."""
-    kernels, compiled, captured = MODES[mode]
-    try:
-        with dispatch.use(kernels):
-            # Shapes are few: compiled for each, without CUDA graphs of its own.
-            call = torch.compile(module, dynamic=False) if compiled else module
-            run: Run = lambda: call(*inputs)  # noqa: E731
-            if captured:
-                run, _ = graph(lambda first: call(first, *inputs[1:]), inputs[0])
-            values = sorted(times_ms(run, device, 1.0))
-    except Exception as problem:
-        return {"p5_ms": "", "p50_ms": "", "p95_ms": "", "runs": 0, "note": _short(problem)}
-    n = len(values) - 1
-    return {
-        "p5_ms": values[int(0.05 * n)],
-        "p50_ms": statistics.median(values),
-        "p95_ms": values[int(0.95 * n)],
-        "runs": len(values),
-        "note": "",
-    }
-
-
-def _short(problem: Exception) -> str:
-    lines = str(problem).strip().splitlines()
-    return f"{type(problem).__name__}: {lines[-1][:160] if lines else ''}"
+    model = random_model(name)
+    major, minor = torch.cuda.get_device_capability()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "kernels"
+        shape = fusion_shape(model.pyramid_fuse)
+        build_folder(folder, shape, [10 * major + minor], model=name, precision=precision, cache=Path(scratch))
+        os.environ[dispatch.FOLDER] = str(folder)
+        dtype, ending = ACTIVATIONS[precision], ":int8" if precision == "w8a16" else ""
+        model.to(device, dtype)
+        for batch in (1, 3):
+            x = images(model, batch).to(device, dtype)
+            with torch.inference_mode():
+                with dispatch.use(f"triton{ending}"):
+                    expected = model(x)
+                with dispatch.use(f"cuda{ending}"):
+                    error = relative(model(x), expected)
+                    replay, output = capture(lambda x=x: model(x))  # type: ignore[misc]
+                    output.fill_(torch.nan)
+                    replay()
+            row = {"what": f"{name} built ahead batch {batch}, against Triton's", "precision": precision}
+            yield {**row, "error": error, "ok": error <= 1e-6, "note": ""}
+            apart = relative(output, expected)
+            row["what"] = f"{name} built ahead batch {batch}, CUDA graph"
+            yield {**row, "error": apart, "ok": apart <= 1e-6, "note": ""}

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from poster_edge.errors import PosterEdgeError
 from poster_edge.optional import available
 from poster_edge.runtime.device_memory import PACKAGES, CudaError, Device, open_device
 
@@ -28,17 +27,19 @@ def memory_rows() -> list[dict[str, Any]]:
             continue
         try:
             device = open_device(package=package)
-        except PosterEdgeError as error:
-            rows.append(row(package, f"cannot be opened: {error}", 1.0))
+        except Exception as error:  # whatever a package raises is one row
+            rows.append({**row(package, "cannot be opened", 1.0), "note": f"{type(error).__name__}: {error}"})
             continue
         for name, check in CHECKS.items():
             try:
-                worst = check(device)
-            except (AssertionError, PosterEdgeError) as error:
-                print(f"{device.package}, {name}: {error}")
-                worst = float("nan")
-            rows.append(row(device.package, name, worst))
-        device.close()
+                rows.append(row(device.package, name, check(device)))
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}"
+                rows.append({**row(device.package, name, float("nan")), "note": said})
+        try:
+            device.close()
+        except Exception as error:
+            rows.append({**row(package, "closing", 1.0), "note": f"{type(error).__name__}: {error}"})
     return rows
 
 

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -53,8 +54,13 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Ten
 def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
     """Attention by PyTorch's fused kernel, or spelled out inside :func:`exportable` or where asked for.
 
-    Shapes as in :func:`attention_reference`.
+    torch.compile always gets the fused kernel, or the spelled-out form where a gradient is wanted on the CPU: it
+    cannot trace a look at what was asked for.  Shapes as in :func:`attention_reference`.
     """
+    if torch.compiler.is_dynamo_compiling():
+        if q.is_cuda or not q.requires_grad:
+            return F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return attention_reference(q, k, v, scale=scale)
     if exporting():
         return attention_reference(q, k, v, scale=scale)
     name = asked()

@@ -35,7 +35,8 @@ def fused_readout(fusion: PyramidFusion, levels: list[Tensor]) -> Tensor | None:
     Raises:
         UnavailableError: fused kernels were asked for by name and cannot serve.
     """
-    if exporting() or torch.compiler.is_compiling() or torch._C._is_tracing():
+    # In this order: torch.compile cannot trace the look at a context variable, and would break the graph there.
+    if torch.compiler.is_compiling() or exporting() or torch._C._is_tracing():
         return None
     name, int8 = dispatch.parse(dispatch.asked())
     if not fusion.config.as_published:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from poster_edge.export.engine_spec import EngineSpec
     from poster_edge.export.tensorrt_api import TensorRt
     from poster_edge.runtime.bundle import Bundle
+    from poster_edge.runtime.engine_cache import EngineCache
     from poster_edge.runtime.manifest import Manifest
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -27,6 +28,7 @@ ENGINE_FORMATS = ("tensorrt", "tensorrt-rtx")
 ENGINE_OPTIONS = ("min_batch", "opt_batch", "workspace", "compute_capability")
 #: Precision -> the model that TensorRT takes: INT8 with an FP16 rest, see README, "TensorRT".
 MODELS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8-inputs.onnx"}
+_ONLY_TRUSTED = "'run' will open this engine only with --trust-engine"
 _CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1", "current")
 
 
@@ -129,15 +131,19 @@ def add_engine(draft: Draft, tensorrt: TensorRt, spec: EngineSpec, precision: st
 
     model = MODELS[precision]
     onnx = draft.files[model].read_bytes()
+    digest, gpu = hashlib.sha256(onnx).hexdigest(), find_gpu()
+    cache = _open_cache()
+    if cache is not None and gpu is not None:
+        spec = replace(spec, timing_cache=cache.timing_cache(tensorrt.flavour, gpu.name))
     engine = _build(tensorrt, onnx, spec, f"{model} for {tensorrt.title}")
     report = verify_engine(tensorrt, engine, precision, floats=_floats(draft.manifest, model))
-    digest, gpu = hashlib.sha256(onnx).hexdigest(), find_gpu()
     calibration = str((draft.manifest.calibration or {}).get("data_sha256", "")) if precision == "int8" else ""
     key = engine_key(tensorrt, spec, gpu=gpu, onnx_sha256=digest, calibration=calibration)
     name = f"{ENGINE_FOLDER}/{key.digest}.plan"
     path = folder / name
     write_atomic(path, engine.plan)
-    _remember(engine.plan, key)
+    if cache is not None:
+        _remember(cache, engine.plan, key)
     record = EngineRecord(
         flavour=tensorrt.flavour,
         tensorrt=tensorrt.version,
@@ -159,17 +165,28 @@ def add_engine(draft: Draft, tensorrt: TensorRt, spec: EngineSpec, precision: st
     return replace(draft, manifest=manifest, files={**draft.files, name: path})
 
 
-def _remember(plan: bytes, key: EngineKey) -> None:
-    """Note in this user's cache that the plan was built here, so that ``run`` opens it unasked."""
+def _open_cache() -> EngineCache | None:
+    """This user's cache of engines, or None where its folder is refused, which is said."""
     from poster_edge.cli import console
     from poster_edge.errors import PosterEdgeError
     from poster_edge.runtime.engine_cache import EngineCache
 
     try:
-        cache = EngineCache(notify=console.message)
+        return EngineCache(notify=console.message)
+    except PosterEdgeError as error:
+        console.message(f"{error}; {_ONLY_TRUSTED}")
+        return None
+
+
+def _remember(cache: EngineCache, plan: bytes, key: EngineKey) -> None:
+    """Note that the plan was built here, so that ``run`` opens it unasked."""
+    from poster_edge.cli import console
+    from poster_edge.errors import PosterEdgeError
+
+    try:
         cache.remember(hashlib.sha256(plan).hexdigest(), key, size=len(plan))
     except PosterEdgeError as error:
-        console.message(f"{error}; 'run' will open this engine only with --trust-engine")
+        console.message(f"{error}; {_ONLY_TRUSTED}")
 
 
 def _build(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, title: str) -> BuiltEngine:

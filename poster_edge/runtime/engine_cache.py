@@ -119,6 +119,15 @@ class EngineCache:
         self._evict(keep=stem)
         return plan
 
+    def timing_cache(self, flavour: str, gpu: str) -> Path:
+        """Where the kernels that TensorRT timed on a GPU are kept between its builds, so that the next is quicker.
+
+        Args:
+            flavour: "tensorrt" or "tensorrt-rtx".
+            gpu: its name; what TensorRT timed on another it refuses by itself.
+        """
+        return self.folder / f"{flavour}-{hashlib.sha256(gpu.encode()).hexdigest()[:8]}.timing"
+
     def find(self, key: EngineKey) -> bytes | None:
         """The plan of a key, its hash checked, or None; nothing is built."""
         return self._load(key)[0]

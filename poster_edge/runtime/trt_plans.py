@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from poster_edge.errors import UnavailableError
 from poster_edge.export.engine_key import EngineKey, engine_key
@@ -72,7 +73,9 @@ class PlanSource:
             return engine
 
         def build() -> bytes:
-            return build_plan(self._tensorrt, onnx, self._spec, self._progress, gpu=device.gpu.index)
+            timed = cache.timing_cache(self._tensorrt.flavour, device.gpu.name)
+            spec = replace(self._spec, timing_cache=self._spec.timing_cache or timed)
+            return build_plan(self._tensorrt, onnx, spec, self._progress, gpu=device.gpu.index)
 
         return TrtEngine(self._tensorrt, cache.plan(key, build, label=label), device)
 

@@ -295,6 +295,23 @@ def test_a_failure_while_entering_gives_everything_back(double: Any, bundle: Bun
 class TestPlans:
     """Which bytes reach the deserialiser."""
 
+    def test_what_tensorrt_times_is_kept_for_the_next_build(
+        self, double: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[EngineSpec] = []
+
+        def build(tensorrt: Any, onnx: bytes, spec: EngineSpec, progress: Any, gpu: int) -> bytes:
+            asked.append(spec)
+            return double.build(onnx)
+
+        monkeypatch.setattr(trt_plans, "build_plan", build)
+        for spec in (EngineSpec(RTX), EngineSpec(RTX, Profile(1, 2, 4)), EngineSpec(RTX, timing_cache=Path("mine"))):
+            with runner_of(double, bundle, spec=replace(spec, workspace_mib=len(asked) + 1)):
+                pass
+        first, second, own = (spec.timing_cache for spec in asked)
+        assert first == second == EngineCache().timing_cache(RTX, double.device.gpu.name)
+        assert own == Path("mine")
+
     def test_the_first_run_builds_and_the_second_does_not(self, double: Any, bundle: Bundle) -> None:
         lines: list[str] = []
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Writes the README's figures from the committed result files, so that the two cannot differ.
+"""Writes the figures of the README and of docs/ from the committed result files, so that the two cannot differ.
 
 python benchmarks/readme.py [--check]
 """
@@ -11,6 +11,8 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+import readme_engines
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -132,46 +134,8 @@ def latency() -> str:
 
 
 def engines() -> str:
-    """Time, size and memory of building engines without a GPU."""
-    with (RESULTS / "engines.csv").open(newline="") as file:
-        table_rows = list(csv.DictReader(file))
-    rows = [
-        [
-            r["model"],
-            r["precision"],
-            r["compute_capability"],
-            f"{float(r['cpu_s']):.0f} s",
-            f"{float(r['onnx_mb']):.1f}",
-            f"{float(r['plan_mb']):.1f}",
-            f"{float(r['kernel_text_mb']):.1f} ({r['kernels']})",
-            r["peak_rss_mb"],
-            f"{r['convolutions']}; {r['matrix_products']}",
-            f"{r['fused_attention']} for {r['softmaxes']}",
-        ]
-        for r in table_rows
-        if not r["refused"]
-    ]
-    refused = sorted(
-        {f"{r['model']} in {r['precision']} on {r['compute_capability']}" for r in table_rows if r["refused"]}
-    )
-    columns = ["", "precision", "for", "CPU time", "ONNX MB", "plan MB", "of it source (kernels)", "peak RSS MB"]
-    first = table_rows[0]
-    return "\n\n".join(
-        [
-            f"TensorRT-RTX {first['tensorrt_rtx']} engines for batches {first['profile']}, built without a GPU on a "
-            f"shared {first['cpu']} (`benchmarks/engines.py`, `engines.csv`; poster with stand-in weights)."
-            f" Refused, for want of FP32 matrix products there: {', '.join(refused)}.",
-            table([*columns, "convolutions; matrix products", "fused attention"], rows),
-            _PLAN_SIZE,
-        ]
-    )
-
-
-_PLAN_SIZE = (
-    "Plans of TensorRT-RTX carry the CUDA source of their kernels as text, compiled on the GPU that runs them; without "
-    "it a plan is about as large as its ONNX file. In a small model that text is nearly the whole plan, and INT8 needs "
-    "more and longer kernels than FP16: that is why its plan is the larger one though its weights are the smaller."
-)
+    """Size, time and memory of building engines without a GPU; more in docs/tensorrt.md."""
+    return readme_engines.short(RESULTS / "engines.csv", table)
 
 
 def kernels() -> str:
@@ -206,17 +170,29 @@ def figures() -> str:
 
 
 def main() -> None:
-    """Rewrite the README, or with --check fail when it is out of date."""
+    """Rewrite the pages that show figures, or with --check fail when one is out of date."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    text = README.read_text()
-    start = text.index("\n", text.index(BEGIN)) + 1
-    wanted = text[:start] + figures() + "\n" + text[text.index(END) :]
-    if args.check:
-        sys.exit(0 if wanted == text else "README.md is out of date: run python benchmarks/readme.py")
-    README.write_text(wanted)
+    stale = []
+    for path, make in PAGES.items():
+        text = path.read_text()
+        start = text.index("\n", text.index(BEGIN)) + 1
+        wanted = text[:start] + make() + "\n" + text[text.index(END) :]
+        if wanted == text:
+            continue
+        stale.append(path.name)
+        if not args.check:
+            path.write_text(wanted)
+    if args.check and stale:
+        sys.exit(f"{', '.join(stale)}: out of date: run python benchmarks/readme.py")
 
+
+#: Page -> what stands between its marks.
+PAGES = {
+    README: figures,
+    ROOT / "docs" / "tensorrt.md": lambda: readme_engines.full(RESULTS / "engines.csv", table),
+}
 
 if __name__ == "__main__":
     main()

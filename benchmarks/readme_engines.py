@@ -1,0 +1,114 @@
+"""The tables of TensorRT-RTX engines: a row a model for the README, a row a model and precision for its page."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+Row = dict[str, str]
+Table = Callable[[list[str], list[list[str]]], str]
+_PRECISIONS = ("fp32", "fp16", "int8")
+
+_PLAN_SIZE = (
+    "Plans of TensorRT-RTX carry the CUDA source of their kernels as text, compiled on the GPU that runs them; without "
+    "it a plan is about as large as its ONNX file. In a small model that text is nearly the whole plan, and INT8 needs "
+    "more and longer kernels than FP16: that is why its plan is the larger one though its weights are the smaller."
+)
+
+
+def read(path: Path) -> dict[tuple[str, str], list[Row]]:
+    """Rows of engines.csv by model and precision, in the file's order."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            groups.setdefault((row["model"], row["precision"]), []).append(row)
+    return groups
+
+
+def short(path: Path, table: Table) -> str:
+    """A row a model: plan size and CPU time in each precision."""
+    groups = read(path)
+    rows = []
+    for model in dict.fromkeys(model for model, _ in groups):
+        found = {p: _built(groups.get((model, p), [])) for p in _PRECISIONS}
+        peak = _range([r["peak_rss_mb"] for g in found.values() for r in g], digits=0)
+        rows.append([model, *(_size_and_time(found[p]) for p in _PRECISIONS), peak])
+    columns = ["engine of", "FP32: plan MB, CPU s", "FP16", "INT8 + FP16", "peak RSS MB"]
+    return "\n\n".join(
+        [f"{_about(groups)} More in [docs/tensorrt.md](docs/tensorrt.md#figures).", table(columns, rows)]
+    )
+
+
+def full(path: Path, table: Table) -> str:
+    """A row a model and precision, with what it computes in; ranges are over the compute capabilities."""
+    groups = read(path)
+    rows = []
+    for (model, precision), group in groups.items():
+        built = _built(group)
+        if not built:
+            continue
+        first = built[0]
+        rows.append(
+            [
+                model,
+                precision,
+                ", ".join(r["compute_capability"] for r in built),
+                _range([r["cpu_s"] for r in built], digits=0),
+                f"{float(first['onnx_mb']):.1f}",
+                _range([r["plan_mb"] for r in built]),
+                f"{_range([r['kernel_text_mb'] for r in built])} ({_range([r['kernels'] for r in built], digits=0)})",
+                _range([r["peak_rss_mb"] for r in built], digits=0),
+                f"{first['convolutions']}; {first['matrix_products']}",
+                f"{first['fused_attention']} for {first['softmaxes']}",
+            ]
+        )
+    columns = ["", "precision", "for", "CPU s", "ONNX MB", "plan MB", "of it source (kernels)", "peak RSS MB"]
+    columns += ["convolutions; matrix products", "fused attention"]
+    return "\n\n".join([_about(groups), table(columns, rows), _PLAN_SIZE])
+
+
+def _about(groups: dict[tuple[str, str], list[Row]]) -> str:
+    rows = [r for group in groups.values() for r in group]
+    first = rows[0]
+    refused = [r for r in rows if r["refused"]]
+    models = len({model for model, _ in groups})
+    commits = {r["commit"][:7] for r in rows}
+    capabilities = ", ".join(sorted({r["compute_capability"] for r in rows}, key=float))
+    return (
+        f"TensorRT-RTX {first['tensorrt_rtx']} engines of {models} models for batches {first['profile']} and compute "
+        f"capabilities {capabilities}, {len(rows) - len(refused)} in all, built without a GPU on a shared "
+        f"{first['cpu']} (`benchmarks/engines.py`, `engines.csv`, which names the commit of each row: "
+        f"{', '.join(sorted(commits))}); all but poster-nano with stand-in weights. {_refused(refused)}"
+    )
+
+
+def _refused(rows: Sequence[Row]) -> str:
+    """Which combinations TensorRT-RTX does not build."""
+    if not rows:
+        return "None was refused."
+    where = {(r["precision"], r["compute_capability"]) for r in rows}
+    named = ", ".join(f"{p.upper()} on {c}" for p, c in sorted(where))
+    why = (
+        "for want of FP32 matrix products there" if all("FP32 matrix" in r["refused"] for r in rows) else "see the file"
+    )
+    return f"Refused, {why}: {named}."
+
+
+def _built(rows: Sequence[Row]) -> list[Row]:
+    return [r for r in rows if not r["refused"]]
+
+
+def _size_and_time(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    return f"{_range([r['plan_mb'] for r in rows])}, {_range([r['cpu_s'] for r in rows], digits=0)} s"
+
+
+def _range(values: Sequence[str], *, digits: int = 1) -> str:
+    """ "14.0", or "14.0 to 15.1" where values differ as shown."""
+    if not values:
+        return ""
+    numbers = [float(v) for v in values]
+    low, high = (f"{v:.{digits}f}" for v in (min(numbers), max(numbers)))
+    return low if low == high else f"{low} to {high}"

@@ -43,11 +43,15 @@ def jobs(case: str, precisions: list[str], arch: int) -> list[Job]:
 def compile_all(wanted: list[Job]) -> Iterator[tuple[Job, str]]:
     """Compile in processes of their own; gives each job with its error, "" where it has none."""
     workers = max(1, min(len(wanted), (os.cpu_count() or 2) - 1))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
         pending = {pool.submit(compile_one, job): job for job in wanted}
         for done in as_completed(pending):
             problem = done.exception()
             yield pending[done], explain(problem) if problem else done.result()
+    finally:
+        # A caller that stops early does not wait for the rest.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def compile_one(job: Job) -> str:

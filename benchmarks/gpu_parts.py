@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -74,12 +75,9 @@ def part(what: str, batch: int, model: Poster, device: str) -> Part:
 @torch.no_grad()
 def expected(p: Part) -> Tensor:
     """The exact result for these (rounded) weights, near enough: float32 without TF32, eager."""
-    weights = next(t.dtype for t in p.module.parameters())
+    # A copy: captured graphs read the module's own weights where they are.
     with dispatch.use("eager"):
-        try:
-            return p.module.float()(*(t.float() for t in p.inputs))
-        finally:
-            p.module.to(weights)
+        return copy.deepcopy(p.module).float()(*(t.float() for t in p.inputs))  # type: ignore[no-any-return]
 
 
 def callable_for(p: Part, mode: str) -> tuple[Callable[[], Any], Tensor]:

@@ -110,6 +110,25 @@ DEVICES: dict[str, Device] = {
 }
 
 
+#: Words of a GPU's name -> row of the table; the first that all occur counts.
+_GPU_NAMES = (
+    (("Orin", "Nano"), "orin-nano"),
+    (("Orin", "NX"), "orin-nx"),
+    (("AGX", "Orin"), "agx-orin"),
+    (("Thor",), "thor"),
+    (("3060",), "rtx3060"),
+    (("4090",), "rtx4090"),
+    (("H100",), "h100"),
+    (("H200",), "h200"),
+)
+
+
+def device_of_gpu(name: str) -> Device | None:
+    """The row of a GPU by the name that its driver gives, or None where the table has none."""
+    words = name.replace("-", " ")
+    return next((DEVICES[row] for parts, row in _GPU_NAMES if all(p in words for p in parts)), None)
+
+
 def find_device(name: str) -> Device:
     """The device that ``--target`` names.
 

@@ -1,4 +1,4 @@
-"""Ceilings of this machine's CPU, measured: a matrix product for each precision and a copy through main memory.
+"""Ceilings of this machine's CPU, measured: the best of some products in each precision, and a copy through memory.
 
 They are what well-written code reaches here at the same number of threads, not the peaks of a data sheet, so a layer
 can exceed them: one whose data still lies in a cache is faster than main memory.
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from poster_edge.bench.devices import Device, Figure
 from poster_edge.optional import require
 
-#: Side of the square matrices; their products fit a cache and keep every core busy.
-_SIDE = 1024
+#: Sides of square matrices: short products slip between what else the machine does, long ones hide their overhead.
+_SIDES = (256, 512, 1024)
+#: A 3x3 convolution, which some runtimes compute faster than any matrix product: channels, side of the image.
+_CONVOLUTION = (64, 56)
 #: Bytes of each of the two arrays of the copy, far more than any cache holds.
 _COPY_BYTES = 256 << 20
 
 
-def measure_host(*, threads: int, seconds: float = 0.6) -> Device:
+def measure_host(*, threads: int, seconds: float = 1.0) -> Device:
     """Measure the ceilings of the CPU.
 
     Args:
@@ -35,7 +37,14 @@ def measure_host(*, threads: int, seconds: float = 0.6) -> Device:
     Raises:
         UnavailableError: the package onnx, which writes the matrix products, is missing.
     """
-    rates = {p: Figure(_product_rate(p, threads, seconds) / 1e12, f"measured: {_WHAT[p]}") for p in ("fp32", "int8")}
+    each = seconds / (len(_SIDES) + 1)
+    rates = {}
+    for precision in ("fp32", "int8"):
+        found = {f"MatMul {side}": _rate(_matmul(precision, side), threads, each) for side in _SIDES}
+        if precision == "fp32":
+            found["3x3 convolution"] = _rate(_convolution(), threads, each)
+        best = max(found, key=lambda name: found[name])
+        rates[precision] = Figure(found[best] / 1e12, f"measured: {best} in onnxruntime")
     copy = Figure(_copy_rate(threads, seconds) / 1e9, f"measured: copy of {_COPY_BYTES >> 20} MiB, read and written")
     # onnxruntime and, for want of FP16 units, most CPUs compute FP16 graphs in float32.
     rates["fp16"] = rates["fp32"]
@@ -43,43 +52,57 @@ def measure_host(*, threads: int, seconds: float = 0.6) -> Device:
     return Device(name, rates, copy, measured=True)
 
 
-_WHAT = {
-    "fp32": f"onnxruntime MatMul of {_SIDE}x{_SIDE} matrices",
-    "int8": f"onnxruntime MatMulInteger of {_SIDE}x{_SIDE} matrices",
-}
+class _Product(NamedTuple):
+    """A model of one node, its input, and the operations of a run."""
+
+    model: Any
+    feed: dict[str, NDArray[Any]]
+    flops: int
 
 
-def _product_rate(precision: str, threads: int, seconds: float) -> float:
-    """Operations a second of the best of many products."""
-    session, feed = _product(precision, threads)
-    best = _best(lambda: session.run(None, feed), seconds)
-    return 2 * _SIDE**3 / best
-
-
-def _product(precision: str, threads: int) -> tuple[ort.InferenceSession, dict[str, NDArray[Any]]]:
-    onnx = require("onnx", purpose="measure this machine's ceilings")
-    helper, types = onnx.helper, onnx.TensorProto
-    rng = np.random.default_rng(0)
-    if precision == "int8":
-        op, left, right, result = "MatMulInteger", types.UINT8, types.INT8, types.INT32
-        # 7 bits, as sums of 8-bit pairs saturate on CPUs without VNNI; the speed is the same.
-        value: NDArray[Any] = rng.integers(0, 255, (_SIDE, _SIDE)).astype(np.uint8)
-        weights: NDArray[Any] = rng.integers(-63, 64, (_SIDE, _SIDE)).astype(np.int8)
-    else:
-        op, left, right, result = "MatMul", types.FLOAT, types.FLOAT, types.FLOAT
-        value, weights = (rng.normal(size=(_SIDE, _SIDE)).astype(np.float32) for _ in range(2))
-    graph = helper.make_graph(
-        [helper.make_node(op, ["a", "b"], ["c"])],
-        "ceiling",
-        [helper.make_tensor_value_info("a", left, [_SIDE, _SIDE])],
-        [helper.make_tensor_value_info("c", result, [_SIDE, _SIDE])],
-        [helper.make_tensor("b", right, [_SIDE, _SIDE], weights.tobytes(), raw=True)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+def _rate(product: _Product, threads: int, seconds: float) -> float:
+    """Operations a second of the fastest of many runs."""
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
-    session = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    return session, {"a": value}
+    data = product.model.SerializeToString()
+    session = ort.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
+    return product.flops / _best(lambda: session.run(None, product.feed), seconds)
+
+
+def _matmul(precision: str, side: int) -> _Product:
+    """A square matrix product."""
+    rng = np.random.default_rng(0)
+    if precision == "int8":
+        value: NDArray[Any] = rng.integers(0, 255, (side, side)).astype(np.uint8)
+        weights: NDArray[Any] = rng.integers(-63, 64, (side, side)).astype(np.int8)
+        return _Product(_one_node("MatMulInteger", value, weights, np.int32), {"a": value}, 2 * side**3)
+    value, weights = (rng.normal(size=(side, side)).astype(np.float32) for _ in range(2))
+    return _Product(_one_node("MatMul", value, weights, np.float32), {"a": value}, 2 * side**3)
+
+
+def _convolution() -> _Product:
+    """A 3x3 convolution that keeps size and channels."""
+    channels, side = _CONVOLUTION
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(1, channels, side, side)).astype(np.float32)
+    weights = rng.normal(size=(channels, channels, 3, 3)).astype(np.float32)
+    model = _one_node("Conv", image, weights, np.float32, pads=[1, 1, 1, 1])
+    return _Product(model, {"a": image}, 2 * image.size * weights[0].size)
+
+
+def _one_node(op: str, value: NDArray[Any], weights: NDArray[Any], result: type, **attributes: Any) -> Any:
+    """A model of one product whose output is as large as its input."""
+    onnx = require("onnx", purpose="measure this machine's ceilings")
+    helper = onnx.helper
+    kinds = [helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in (value.dtype, result)]
+    graph = helper.make_graph(
+        [helper.make_node(op, ["a", "b"], ["c"], **attributes)],
+        "ceiling",
+        [helper.make_tensor_value_info("a", kinds[0], value.shape)],
+        [helper.make_tensor_value_info("c", kinds[1], value.shape)],
+        [onnx.numpy_helper.from_array(weights, "b")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 def _copy_rate(threads: int, seconds: float) -> float:

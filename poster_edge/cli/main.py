@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "convert": "Turn a published POSTER checkpoint into safetensors.",
     "export": "Export a model to ONNX and pack a bundle.",
     "inspect": "Show a bundle's files, layers, engines, calibration and gate.",
+    "profile": "Time every stage and layer, with the device's roofline.",
     "kernels": "Compile the fused kernels for a device that need not be here.",
     "doctor": "Tell what is installed, what is missing and how to get it.",
 }

@@ -114,6 +114,11 @@ class Classifier:
         """What really runs, with its version and device."""
         return self._runner.description
 
+    @property
+    def file(self) -> str:
+        """The bundle's file that runs."""
+        return self._runner.file
+
     def __enter__(self) -> Classifier:
         self._runner.__enter__()
         return self

@@ -1,0 +1,236 @@
+"""Training on a GPU, the ``train`` job of ``gpu.py``: teachers first, then what learns from them, side by side.
+
+Each step is one ``poster-edge train``; its folder under ``runs/gpu`` outlives a call, so that the next call goes on
+where this one stopped.  ``OUT`` gets the weights of the small models, the records of all steps in one archive, and
+the state of a small model that was cut short.  The validation split selects; no other split is in the data.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpu_common import ROOT, Row
+
+#: Files of at most so many bytes leave the machine.
+_KEEP_BYTES = 15 << 20
+_RECORDS = ("config.json", "metrics.csv", "landmarks.csv", "summary.json")
+_STRONG = ("--augmentation", "strong")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training run.
+
+    Attributes:
+        name: of its folder.
+        model: configuration.
+        lane: steps of one lane run one after another, lanes side by side.
+        epochs: of expression training.
+        options: further options of ``poster-edge train``.
+        teachers: names of the steps that must be done before, whose networks teach this one.
+        landmarks: whether the network has a landmark stream to pre-train.
+    """
+
+    name: str
+    model: str
+    lane: str
+    epochs: int
+    options: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
+    landmarks: bool = True
+
+
+def teacher(name: str, seed: int, epochs: int) -> Step:
+    """poster-48, a ResNet-18's worth of image stream, on mixed pictures."""
+    options = (
+        "--batch",
+        "256",
+        "--lr",
+        "1.5e-3",
+        "--warmup",
+        "3",
+        "--mixup",
+        "0.3",
+        "--cooldown",
+        "4",
+        "--ema-decay",
+        "0.998",
+    )
+    return Step(name, "poster-48", "teachers", epochs, (*options, *_STRONG, "--seed", str(seed)))
+
+
+def student(model: str, lane: str, epochs: int) -> Step:
+    """A small model that learns what its teachers say of each augmented picture."""
+    options = ("--batch", "256", "--lr", "3e-3", "--warmup", "5", "--mixup", "0.2", "--teacher-weight", "0.8")
+    more = ("--cooldown", str(epochs // 12), "--ema-decay", "0.9995", "--label-smoothing", "0.05")
+    return Step(model, model, lane, epochs, (*options, *more, *_STRONG), ("teacher-1", "teacher-2"))
+
+
+def plan(scale: float) -> list[Step]:
+    """Every step, epochs times ``scale``."""
+
+    def of(epochs: int) -> int:
+        return max(2, round(epochs * scale))
+
+    others = ("--batch", "128", "--warmup", "2", "--lr", "1e-3", "--optimizer", "adamw", "--schedule", "cosine")
+    more = ("--ema-decay", "0.999", "--weight-decay", "0.05", "--label-smoothing", "0.1")
+    return [
+        teacher("teacher-1", 1, of(40)),
+        teacher("teacher-2", 2, of(40)),
+        student("poster-micro", "teachers", of(240)),
+        Step("cf-dan-nano", "cf-dan-nano", "others", of(40), (*others, *more, *_STRONG), landmarks=False),
+        Step("fer-vt-nano", "fer-vt-nano", "others", of(40), (*others, *more, *_STRONG), landmarks=False),
+        student("poster-nano", "others", of(240)),
+    ]
+
+
+def train(*, cpu: bool, out: Path, data: Path, seconds: float, scale: float, only: str | None) -> list[Row]:
+    """Run the plan, or its step ``only``, for at most ``seconds``; returns a row a step."""
+    deadline = time.monotonic() + seconds
+    steps = [s for s in plan(0.0 if cpu else scale) if only in (None, s.name)]
+    runs = ROOT / "runs" / ("gpu-toy" if cpu else "gpu")
+    if cpu:
+        shutil.rmtree(runs, ignore_errors=True)
+        data = toy_data(out)
+    rows: dict[str, Row] = {}
+    events = {s.name: threading.Event() for s in steps}
+
+    def go(lane: str) -> None:
+        for step in (s for s in steps if s.lane == lane):
+            for needed in step.teachers:
+                if needed in events:
+                    events[needed].wait()
+            rows[step.name] = _run(step, runs, data, out, cpu=cpu, deadline=deadline)
+            events[step.name].set()
+
+    lanes = [threading.Thread(target=go, args=(lane,)) for lane in dict.fromkeys(s.lane for s in steps)]
+    for thread in lanes:
+        thread.start()
+    for thread in lanes:
+        thread.join()
+    _keep(runs, out)
+    return [rows[s.name] for s in steps]
+
+
+def _run(step: Step, runs: Path, data: Path, out: Path, *, cpu: bool, deadline: float) -> Row:
+    folder, row = runs / step.name, {"what": step.name, "epochs": step.epochs}
+    if not (folder / "summary.json").exists():
+        missing = [t for t in step.teachers if not (runs / t / "summary.json").exists()]
+        left = deadline - time.monotonic()
+        if missing or left < 15:
+            return {**row, "note": f"not begun: {', '.join(missing) + ' not trained' if missing else 'no time left'}"}
+        with (out / f"{step.name}.log").open("a") as log:
+            code = subprocess.run(
+                _command(step, runs, data, cpu=cpu, minutes=(left - 12) / 60), cwd=ROOT, stderr=log, stdout=log
+            ).returncode
+        if code:
+            lines = (out / f"{step.name}.log").read_text().splitlines()
+            return {**row, "ok": False, "note": f"exit {code}: {lines[-1] if lines else ''}"}
+    return {**row, **_result(folder)}
+
+
+def _command(step: Step, runs: Path, data: Path, *, cpu: bool, minutes: float) -> list[str]:
+    folder = runs / step.name
+    command = [sys.executable, "-m", "poster_edge", "train", "--model", step.model, "-o", str(folder)]
+    command += ["--data", str(data / "fer2013_train_valid.npz"), "--epochs", str(step.epochs), *step.options]
+    if step.landmarks:
+        command += ["--landmarks", str(data / "fer2013_mesh_train_valid.npz")]
+        command += ["--landmark-epochs", "1" if cpu else "15"]
+    for name in step.teachers:
+        command += ["--teacher", str(runs / name / "best.safetensors")]
+    if cpu:
+        command += ["--device", "cpu", "--batch", "8"]
+    else:
+        command += ["--device", "cuda:0", "--stop-after", f"{minutes:.3f}"]
+    return command + (["--resume"] if (folder / "config.json").exists() else [])
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    """Last line and best accuracy of a run's metrics."""
+    import csv
+
+    rows = list(csv.DictReader((folder / "metrics.csv").open())) if (folder / "metrics.csv").exists() else []
+    if not rows:
+        return {"note": "no epoch finished"}
+    last = rows[-1]
+    return {
+        "done": int(last["epoch"]),
+        "s/epoch": sum(float(r["seconds"]) for r in rows[1:] or rows) / len(rows[1:] or rows),
+        "train_loss": float(last["train_loss"]),
+        "accuracy": float(last["accuracy"]),
+        "best": max(float(r["accuracy"]) for r in rows),
+        "nll": float(last["nll"]),
+        "note": "" if (folder / "summary.json").exists() else "unfinished",
+    }
+
+
+def _keep(runs: Path, out: Path) -> None:
+    """Records of all steps in one archive; weights and unfinished states that are small enough."""
+    with tarfile.open(out / "gpu_train_records.tar.gz", "w:gz") as archive:
+        for path in sorted(p for name in _RECORDS for p in runs.glob(f"*/{name}")):
+            archive.add(path, path.relative_to(runs))
+        for log in sorted(out.glob("*.log")):
+            archive.add(log, f"logs/{log.name}")
+            log.unlink()
+    for folder in sorted(p for p in runs.iterdir() if p.is_dir()):
+        best = folder / "best.safetensors"
+        if best.exists() and best.stat().st_size < _KEEP_BYTES:
+            shutil.copyfile(best, out / f"{folder.name}.safetensors")
+
+
+def toy_data(out: Path) -> Path:
+    """A few noise pictures in two classes with points, to prove that the target works without the data."""
+    import numpy as np
+
+    rng, count, folder = np.random.default_rng(0), 48, out / "toy"
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = rng.integers(0, 255, (count, 48, 48), dtype=np.uint8), np.arange(count) % 2
+    np.savez(folder / "fer2013_train_valid.npz", images=images, labels=labels, classes=np.array(["happy", "sad"]))
+    np.savez(
+        folder / "fer2013_mesh_train_valid.npz",
+        landmarks=rng.uniform(0.2, 0.8, (count, 68, 2)).astype(np.float16),
+        presence=np.ones(count, np.float16),
+        self_incons=np.zeros(count, np.float16),
+        labels=labels.astype(np.uint8),
+    )
+    return folder
+
+
+def start_sharing() -> Callable[[], None]:
+    """Let processes share the GPU's multiprocessors (CUDA MPS) where its server starts; returns what ends that.
+
+    Without it they take turns, which is slower and gives the same results.
+    """
+    control = shutil.which("nvidia-cuda-mps-control")
+    if control is None:
+        print("no CUDA MPS here: processes take turns on the GPU")
+        return lambda: None
+    folder = Path("/tmp") / f"mps-{os.getpid()}"
+    folder.mkdir(exist_ok=True)
+    own = {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
+    env = {**os.environ, **own}
+
+    def stop() -> None:
+        subprocess.run([control], input="quit\n", text=True, env=env, timeout=20, capture_output=True, check=False)
+
+    try:
+        subprocess.run([control, "-d"], env=env, timeout=10, check=True, capture_output=True)
+        probe = "import torch; print(float(torch.ones(4, device='cuda').sum()))"
+        subprocess.run([sys.executable, "-c", probe], env=env, timeout=40, check=True, capture_output=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"CUDA MPS does not serve here ({type(error).__name__}): processes take turns on the GPU")
+        stop()
+        return lambda: None
+    os.environ.update(own)
+    print("CUDA MPS: processes share the GPU")
+    return stop

@@ -31,6 +31,6 @@ class AveragedState:
         """Move the average towards the model."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, value in self._others:
-            self.state[name].copy_(value)
+        if self._others:
+            torch._foreach_copy_([self.state[name] for name, _ in self._others], [v for _, v in self._others])
         torch._foreach_lerp_([self.state[name] for name, _ in self._floats], [v for _, v in self._floats], 1 - decay)

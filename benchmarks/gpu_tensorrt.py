@@ -27,13 +27,13 @@ BATCHES = (1, 3, 8, 11)
 
 
 def runner_rows(out: Path) -> list[dict[str, Any]]:
-    """A row per flavour, precision and batch."""
+    """The runner's own work, then a row per flavour, precision and batch where TensorRT is there."""
+    rows = own_work()
     there = [f for f in FLAVOURS if installed(f)]
     if not there:
-        print("neither TensorRT nor TensorRT-RTX is installed: the runner is not checked")
-        return []
+        print("neither TensorRT nor TensorRT-RTX is installed: the runner was checked on a stand-in engine alone")
+        return rows
     bundle = quantised(out / "gpu-bundle")
-    rows: list[dict[str, Any]] = []
     for flavour in there:
         for precision in BARS:
             try:
@@ -42,6 +42,19 @@ def runner_rows(out: Path) -> list[dict[str, Any]]:
                 print(f"{flavour} {precision}: {error}")
                 failed = {"what": f"{flavour}: does not run", "precision": precision, "error": float("nan")}
                 rows.append({**failed, "ok": False})
+    return rows
+
+
+def own_work() -> list[dict[str, Any]]:
+    """What the runner does besides calling TensorRT; a row too where it cannot be done."""
+    from gpu_runner import stand_in_rows
+
+    rows: list[dict[str, Any]] = []
+    try:
+        rows.extend(stand_in_rows())
+    except Exception as error:  # whatever a driver raises is one row
+        said = f"{type(error).__name__}: {error}"
+        rows.append({"what": "runner on a stand-in engine", "error": float("nan"), "ok": False, "note": said})
     return rows
 
 

@@ -19,8 +19,8 @@ typedef struct block { char *start; size_t size; int pinned; struct block *next;
 
 static block *blocks;
 static int contexts, streams, events, graphs, current;
-/* The double's clock: each operation takes a millisecond. */
-static int clock_ms;
+/* The double's clock: each operation takes a microsecond. */
+static int clock_us;
 
 static int fails(const char *name) {
     const char *wanted = getenv("DOUBLE_FAIL");
@@ -83,8 +83,8 @@ static status enqueue(stream *s, void *to, const void *from, size_t size) {
 static void work(stream *s, op *until) {
     while (s->first) {
         op *o = s->first;
-        if (o->size) memcpy(o->to, o->from, o->size), clock_ms++;
-        if (o->stamp) *o->stamp = clock_ms;
+        if (o->size) memcpy(o->to, o->from, o->size), clock_us++;
+        if (o->stamp) *o->stamp = clock_us;
         s->first = o->next;
         int last = o == until;
         free(o);
@@ -129,6 +129,14 @@ status cuMemcpyHtoDAsync(uint64_t to, const void *from, size_t n, stream *s) {
 status cuMemcpyDtoHAsync(void *to, uint64_t from, size_t n, stream *s) {
     return owned(to, n, 1) && owned((void *)from, n, 0) ? enqueue(s, to, (void *)from, n) : INVALID_VALUE;
 }
+status cuMemsetD8Async(uint64_t at, unsigned char value, size_t n, stream *s) {
+    (void)value, (void)s;
+    return owned((void *)at, n, 0) ? OK : INVALID_VALUE;
+}
+status cuMemcpyDtoDAsync(uint64_t to, uint64_t from, size_t n, stream *s) {
+    if (!owned((void *)from, n, 0) || !owned((void *)to, n, 0)) return INVALID_VALUE;
+    return enqueue(s, (void *)to, (void *)from, n);
+}
 status cuEventCreate(event **e, unsigned flags) { events++, *e = calloc(1, sizeof **e); return flags == 0 ? OK : INVALID_VALUE; }
 status cuEventDestroy(event *e) { events--, free(e); return OK; }
 status cuEventRecord(event *e, stream *s) {
@@ -142,7 +150,7 @@ status cuEventRecord(event *e, stream *s) {
 status cuEventElapsedTime(float *ms, event *from, event *to) {
     if (fails("cuEventElapsedTime")) return 700;
     if (*from->stamp < 0 || *to->stamp < 0) return 600;
-    *ms = *to->stamp - *from->stamp;
+    *ms = (*to->stamp - *from->stamp) / 1000.0f;
     return OK;
 }
 status cuEventSynchronize(event *e) {
@@ -202,6 +210,7 @@ ALIAS(cuMemFree, cuMemFree_v2)
 ALIAS(cuMemcpyHtoDAsync, cuMemcpyHtoDAsync_v2)
 ALIAS(cuMemcpyDtoHAsync, cuMemcpyDtoHAsync_v2)
 ALIAS(cuStreamDestroy, cuStreamDestroy_v2)
+ALIAS(cuMemcpyDtoDAsync, cuMemcpyDtoDAsync_v2)
 ALIAS(cuEventDestroy, cuEventDestroy_v2)
 ALIAS(cuEventElapsedTime, cuEventElapsedTime_v2)
 ALIAS(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2)

@@ -57,6 +57,15 @@ def test_all_of_it_works_on_the_double(driver: Path, package: str) -> None:
     assert last == "ok"
 
 
+def test_the_runners_own_work_on_the_double(driver: Path) -> None:
+    """As gpu-check does it on a GPU: TensorRT's engine replaced by copies in the runner's stream."""
+    done = use("runner", LD_LIBRARY_PATH=str(driver))
+    assert done.returncode == 0, done.stderr
+    *checks, last = done.stdout.splitlines()
+    assert [line.rpartition(": ")[2] for line in checks] == ["0.0"] * 5
+    assert last == "ok"
+
+
 @pytest.mark.parametrize("package", INSTALLED)
 @pytest.mark.parametrize(
     ("function", "code", "words"),

@@ -56,7 +56,13 @@ class Cell:
     def finished(self, device_name: str) -> Row:
         """The row with what has been measured."""
         if not self.times or self.row.get("ok") is False:
-            return {**self.row, "note": self.row.get("note") or "not measured: time"}
+            # Right, but without a time.
+            known = self.row.get("ok") is False
+            return {
+                **self.row,
+                "ok": False if known else None,
+                "note": self.row["note"] if known else "not measured: time",
+            }
         found = percentiles(self.times)
         return {**self.row, **found, **against_floor(float(found["p50_ms"]), self.flops, self.nbytes, device_name)}
 

@@ -1,6 +1,10 @@
-"""The fused kernels: errors first, then, where there is a GPU and nothing was wrong, times.
+"""The fused kernels' errors, and the tables of what a GPU machine measured.
 
     python benchmarks/kernels.py [--out FOLDER] [--cases nano,no-mix,poster,logits] [--golden FOLDER]
+    python benchmarks/kernels.py --gpu FOLDER [--out FOLDER]
+
+The second form takes what ``gpu.py check`` and ``gpu.py bench`` wrote on a GPU machine, and makes the tables
+and the plot of benchmarks/results from it.
 
 Without a GPU the kernels run in Triton's interpreter and only ``kernels_numerics.csv`` is written;
 bfloat16 is left out there, since the interpreter multiplies it wrongly.  ``poster`` takes one depth of
@@ -55,14 +59,20 @@ def summary(rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Write the numerics, and on a GPU the times."""
+    """Write the numerics, or a GPU's tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--cases", default="nano,no-mix,poster,logits")
     parser.add_argument("--precisions", default="")
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument("--golden", type=Path, default=ROOT.parent / "shared" / "golden")
+    parser.add_argument("--gpu", type=Path, help="folder with gpu_check.json, gpu_bench.json and gpu_bench.csv")
     args = parser.parse_args()
+    if args.gpu:
+        from gpu_tables import make_tables
+
+        make_tables(args.gpu, args.out)
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precisions = args.precisions.split(",") if args.precisions else [p for p in BARS if device == "cuda" or p != "bf16"]
     folder = args.golden if (args.golden / "official_weights.py").is_file() else None
@@ -77,16 +87,7 @@ def main() -> None:
     write(rows, args.out / "kernels_numerics.csv")
     summary(rows)
     if not all(r.ok for r in rows):
-        sys.exit("errors above their bars: nothing is timed")
-    if device == "cuda":
-        from gpu import times_ms
-        from gpu_kernels import bench_kernels
-
-        lines = bench_kernels(device, ["poster"], [1, 8, 64], times_ms)
-        with (args.out / "kernels_times.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(lines)
+        sys.exit("errors above their bars")
 
 
 if __name__ == "__main__":

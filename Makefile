@@ -14,7 +14,8 @@ help:
 	@echo "make rtx        add NVIDIA's TensorRT-RTX builder, 300 MB, whose tests skip without it (Linux x86-64)"
 	@echo "make lint       ruff;  make typecheck: mypy"
 	@echo "make campaign   the long tests;  make bench: regenerate benchmarks/results"
-	@echo "make gpu-check | gpu-train | gpu-bench   on a GPU machine, or CPU=1 at toy size;"
+	@echo "make gpu-check | gpu-train | gpu-bench   on a GPU machine, or CPU=1 at toy size, in MINUTES;"
+	@echo "    gpu-bench SWEEP=1 also tries the kernels' launch settings; COMMIT=... names the commit in the record;"
 	@echo "    gpu-train trains MODEL (default poster-nano) and reads DATA (default carry/):"
 	@echo "    fer2013_train_valid.npz, for POSTER fer2013_mesh_train_valid.npz"
 
@@ -69,7 +70,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run_all.py $(if $(SHARED),--shared $(SHARED))
 
 GPU_PYTHON := $(if $(CPU),$(BIN)/python,$(PYTHON))
-GPU_FLAGS := --out $(OUT) $(if $(CPU),--cpu) $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL))
+GPU_FLAGS := --out $(OUT) $(if $(CPU),--cpu) $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) $(if $(SWEEP),--sweep) \
+	$(if $(MINUTES),--minutes $(MINUTES))
 gpu-check gpu-train gpu-bench: $(if $(CPU),$(VENV)/.dev)
 	@mkdir -p $(OUT)
 	$(GPU_PYTHON) benchmarks/gpu.py $(@:gpu-%=%) $(GPU_FLAGS)

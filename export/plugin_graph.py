@@ -88,6 +88,10 @@ def _pack(graph: Graph, node: onnx.NodeProto, names: list[str], count: int, prec
     for name, tensor in zip(names, node.input[count:], strict=True):
         values = torch.from_numpy(np.array(graph.array(tensor)))
         state[name.removesuffix("_t")] = values.T if name.endswith("_t") else values
+    for name in [n for n in state if n.endswith(".weight")]:
+        # The exporter leaves a bias out that is 0, as in a model that was not trained.
+        bias = name.removesuffix("weight") + "bias"
+        state.setdefault(bias, torch.zeros(len(state[name])))
     heads = next(a.i for a in node.attribute if a.name == "heads")
     packed = pack(state, heads=heads, precision=precision)
     if reason := packed.shape.unsupported():

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from poster_edge.errors import PosterEdgeError
 from poster_edge.export.cross_fusion_op import DOMAIN, OP
 from poster_edge.export.onnx import export_onnx
+from poster_edge.export.plugin_graph import plugin_graph
 from poster_edge.export.tensorrt_api import TensorRt
+from poster_edge.kernels.pack import pack
+from poster_edge.kernels.plugin.weights import join_weights
 from poster_edge.models.fusion import PyramidFusion
 from poster_edge.models.poster import Poster
 from poster_edge.models.poster_config import POSTER_CONFIGS
@@ -69,6 +72,45 @@ def test_a_wrong_weight_shows(exported_nano: tuple[Poster, Path, Path], tmp_path
     onnx.save(model, str(tmp_path / "changed.onnx"))
     x = np.random.default_rng(0).normal(size=(2, 3, 48, 48)).astype(np.float32)
     assert np.abs(run(tmp_path / "changed.onnx", x) - run(fused, x)).max() > 1e-3
+
+
+def test_the_plugins_graph_has_the_models_weights(exported_nano: tuple[Poster, Path, Path]) -> None:
+    """From the file alone, as PyTorch's own would be packed; the rest of the graph reads what it read before."""
+    nano, _, fused = exported_nano
+    graph = plugin_graph(onnx.load(fused), precision="fp32").graph
+    packed = [pack(s.state_dict(), heads=2, precision="fp32") for s in nano.pyramid_fuse.blocks]
+    (node,) = [n for n in graph.node if n.domain == DOMAIN]
+    weights, offsets = join_weights(packed)
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    assert np.array_equal(stored[node.input[-1]], weights)
+    assert list(next(a.ints for a in node.attribute if a.name == "offsets")) == offsets
+    # PyTorch in the node's place, on the levels that the graph makes.
+    with torch.no_grad():
+        x = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+        before, after = cut_at(graph, node)
+        levels = before.run(None, {"image": x.numpy()})
+        first = [torch.from_numpy(v) for v in levels]
+        for stage in nano.pyramid_fuse.blocks:
+            first = stage(first)
+        found = after.run(None, {node.output[0]: first[0][:, 0].numpy()})[0]
+        expected = nano(x).numpy()
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def cut_at(graph: onnx.GraphProto, node: onnx.NodeProto) -> tuple[ort.InferenceSession, ort.InferenceSession]:
+    """What is before a node, from the picture to its levels, and what is after it."""
+    place = list(graph.node).index(node)
+    opset = [onnx.helper.make_opsetid("", 20)]
+    value = onnx.helper.make_tensor_value_info
+    levels = [value(n, onnx.TensorProto.FLOAT, None) for n in node.input[:3]]
+    result = [value(node.output[0], onnx.TensorProto.FLOAT, None)]
+    parts = (graph.node[:place], graph.input, levels), (graph.node[place + 1 :], result, graph.output)
+    sessions = []
+    for nodes, inputs, outputs in parts:
+        part = onnx.helper.make_graph(nodes, "part", inputs, outputs, graph.initializer)
+        model = onnx.helper.make_model(part, opset_imports=opset, ir_version=9)
+        sessions.append(ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]))
+    return sessions[0], sessions[1]
 
 
 def test_nothing_of_this_machine_is_in_the_file(exported_nano: tuple[Poster, Path, Path]) -> None:

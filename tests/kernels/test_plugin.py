@@ -1,0 +1,638 @@
+"""The TensorRT plugin: its launches and its data are chain.py's, and NVIDIA's own TensorRT-RTX builds with it.
+
+Two libraries are made of the plugin's source, with a stand-in for TensorRT's header: by CMake, as a user does, one
+that TensorRT-RTX loads; and one that a test drives on the CPU, where the memory is the host's and a launch calls
+back into Python, which computes the kernel's reference on the addresses that it was given.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor
+
+from poster_edge.cli.kernels_graph import write_graph
+from poster_edge.errors import PosterEdgeError, UnavailableError, UsageError
+from poster_edge.export.cross_fusion_op import DOMAIN, OP
+from poster_edge.export.fp16 import to_fp16
+from poster_edge.export.plugin_graph import plugin_graph
+from poster_edge.export.tensorrt_api import TensorRt
+from poster_edge.files import write_atomic
+from poster_edge.kernels import chain, reference
+from poster_edge.kernels.aot import Entry
+from poster_edge.kernels.aot_loader import pick_arch, read_manifest
+from poster_edge.kernels.launch import ARGUMENTS, LARGEST_BATCH, Launch, plan
+from poster_edge.kernels.pack import PackedDepth, pack
+from poster_edge.kernels.plugin.embed import table, write_plugin
+from poster_edge.kernels.plugin.weights import UNIT, join_weights, shape_attribute
+from poster_edge.kernels.shape import FusionShape
+from poster_edge.models.checkpoint import load_model
+from poster_edge.models.fused import fusion_shape
+from poster_edge.models.poster import Poster
+from poster_edge.optional import available
+from poster_edge.runtime.bundle import WEIGHTS_FILE, load_bundle
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+STAND_IN = HERE / "tensorrt_stand_in"
+ARCHS = (86, 87)
+pytestmark = [
+    pytest.mark.skipif(not available("triton"), reason="needs Triton"),
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
+]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command that must succeed; triton is no interpreter in it."""
+    kept = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [str(w) for w in words], capture_output=True, text=True, check=False, cwd=ROOT, env=kept | environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def cubins(kernel_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """poster-nano's kernels for Jetson Orin, and the same files once more as if they were for sm_86."""
+    folder = tmp_path_factory.mktemp("cubins") / "kernels"
+    words = [sys.executable, "-m", "poster_edge", "kernels", "build", "--arch", "sm_87", "--model", "poster-nano"]
+    run(*words, "-o", folder, POSTER_EDGE_CACHE=str(kernel_cache))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in list(manifest["kernels"]):
+        data = (folder / entry["file"]).read_bytes() + b"86"
+        name = entry["file"].replace("sm_87", "sm_86")
+        write_atomic(folder / name, data)
+        digest = hashlib.sha256(data).hexdigest()
+        manifest["kernels"].append({**entry, "arch": 86, "file": name, "sha256": digest, "bytes": len(data)})
+    write_atomic(folder / "manifest.json", json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(cubins: Path) -> Path:
+    """The plugin's source, by the command line."""
+    folder = cubins.parent / "source"
+    done = run(sys.executable, "-m", "poster_edge", "kernels", "plugin", cubins, "-o", folder)
+    assert f"{folder}: for sm_86, sm_87" in done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nano() -> Poster:
+    model, _ = load_model(load_bundle("poster-nano").folder / WEIGHTS_FILE)
+    assert isinstance(model, Poster)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def depths(nano: Poster) -> list[PackedDepth]:
+    fusion = nano.pyramid_fuse
+    shape = fusion_shape(fusion)
+    return [pack(s.state_dict(), heads=shape.heads, shape=shape) for s in fusion.blocks]
+
+
+LAUNCH = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.c_uint),
+    ctypes.c_uint,
+    ctypes.c_uint,
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.c_void_p),
+)
+
+
+def at_address(address: int, like: Tensor) -> Tensor:
+    """The memory at an address as a tensor of another's shape and type."""
+    memory = (ctypes.c_char * like.nbytes).from_address(address)
+    return torch.frombuffer(memory, dtype=like.dtype).reshape(like.shape)
+
+
+@dataclass
+class Device:
+    """A GPU whose memory is the host's: computes each launch with the kernel's reference.
+
+    Attributes:
+        entries: the compiled kernels.
+        folder: their files.
+        packed: any depth; gives shapes and types, no values.
+        launched: what was launched, in order: kernel, grid, threads, shared memory, stream.
+        failure: what went wrong in a launch.
+        batch: B, where a launch does not say it.
+    """
+
+    entries: list[Entry]
+    folder: Path
+    packed: PackedDepth
+    launched: list[tuple[Entry, tuple[int, ...], int, int, int]] = field(default_factory=list)
+    failure: BaseException | None = None
+    batch: int = 0
+
+    def __post_init__(self) -> None:
+        self.callback = LAUNCH(self._launch)
+        # The longer files first: a file for sm_86 begins like its twin for sm_87.
+        files = sorted(self.entries, key=lambda e: -e.bytes)
+        self._images = [(e, (self.folder / e.file).read_bytes()) for e in files]
+
+    def _launch(self, image: int, grid: Any, threads: int, shared: int, stream: int | None, arguments: Any) -> int:
+        try:
+            entry = next(e for e, data in self._images if ctypes.string_at(image, len(data)) == data)
+            self.launched.append((entry, tuple(grid[:3]), threads, shared, stream or 0))
+            self._compute(entry, arguments)
+        except BaseException as error:  # cannot pass through C
+            self.failure = self.failure or error
+            return 1
+        return 0
+
+    def _compute(self, entry: Entry, arguments: Any) -> None:
+        names = ARGUMENTS[entry.kernel]
+        size = {n: ctypes.c_int if n == "batch" else ctypes.c_size_t for n in names}
+        values = {n: size[n].from_address(arguments[i]).value for i, n in enumerate(names)}
+        trailing = [ctypes.c_size_t.from_address(arguments[len(names) + i]).value for i in range(entry.trailing)]
+        assert trailing == [0] * entry.trailing
+        batch = values.pop("batch", self.batch)
+        assert batch == self.batch
+        like = self._like(batch, last=bool(entry.constants.get("LAST", False)))
+        t = {n: at_address(a, like[n]) for n, a in values.items()}
+        weights = {n: v for n, v in t.items() if n in self.packed.tensors()}
+        # Weights that the launch was not given are not there to be read.
+        absent = {n: torch.full_like(v, 0) for n, v in self.packed.tensors().items() if n not in weights}
+        compute(entry, t, replace(self.packed, **weights, **absent))
+
+    def _like(self, batch: int, *, last: bool) -> dict[str, Tensor]:
+        shape = self.packed.shape
+        space = chain.Workspace(shape, batch, torch.float16, torch.device("cpu")).tensors
+        levels = {
+            f"level{i}": torch.empty(batch, shape.tokens, d, dtype=torch.float16) for i, d in enumerate(shape.dims)
+        }
+        out = space["out"] if last else space["x"]
+        return {**space, **self.packed.tensors(), **levels, "out": out}
+
+
+def compute(entry: Entry, t: dict[str, Tensor], packed: PackedDepth) -> None:
+    """One kernel by its reference, on the tensors that a launch was given."""
+    shape = packed.shape
+    if entry.kernel == "enter":
+        t["x"].copy_(reference.join_levels([t[f"level{i}"] for i in range(shape.levels)]))
+        t["partials"].copy_(reference.partials(t["x"].float(), shape))
+    elif entry.kernel == "attend":
+        # The kernel takes its statistics from here.
+        assert torch.allclose(t["partials"], reference.partials(t["x"].float(), shape), rtol=1e-2, atol=1e-3)
+        t["attended"].copy_(reference.attend(t["x"], packed))
+    elif entry.kernel == "project":
+        t["y"].copy_(reference.project(t["x"], t["attended"], packed))
+        t["y_partials"].copy_(reference.partials(t["y"].float(), shape))
+    elif entry.kernel == "expand":
+        assert torch.allclose(t["y_partials"], reference.partials(t["y"].float(), shape), rtol=1e-2, atol=1e-3)
+        t["hidden"].copy_(reference.expand(t["y"], packed))
+    elif entry.kernel == "contract":
+        t["z"].copy_(reference.contract(t["y"], t["hidden"], packed))
+    else:
+        out, last = reference.mix(t["z"], packed), bool(entry.constants["LAST"])
+        t["out"].copy_(out[:, 0, : shape.dims[0]] if last else out)
+        if not last:
+            t["partials"].copy_(reference.partials(out.float(), shape))
+
+
+@pytest.fixture(scope="module")
+def probe(source: Path) -> ctypes.CDLL:
+    """The plugin and what drives it, as one library."""
+    library = source.parent / "probe.so"
+    files = [HERE / "plugin_probe.cpp", *(source / f"{n}.cpp" for n in ("plugin", "chain", "driver", "table"))]
+    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I", STAND_IN, "-I", source]
+    run("g++", *flags, *files, source / "images.S", f"-Wa,-I{source}", "-ldl", "-o", library)
+    loaded = ctypes.CDLL(str(library))
+    for name in ("probe_create", "probe_restore", "probe_attach"):
+        getattr(loaded, name).restype = ctypes.c_void_p
+    loaded.probe_said.restype = ctypes.c_char_p
+    loaded.probe_workspace.restype = ctypes.c_int64
+    loaded.probe_supports.restype = ctypes.c_bool
+    loaded.probe_output_is_batch_by_width.restype = ctypes.c_bool
+    return loaded
+
+
+@pytest.fixture
+def device(probe: ctypes.CDLL, cubins: Path, depths: list[PackedDepth]) -> Iterator[Device]:
+    made = Device(read_manifest(cubins)[2], cubins, depths[0])
+    probe.probe_device(87, made.callback)
+    yield made
+    if made.failure is not None:
+        raise made.failure
+
+
+def ints(values: list[int]) -> Any:
+    return (ctypes.c_int32 * len(values))(*values)
+
+
+def create(probe: ctypes.CDLL, shape: list[int], offsets: list[int], precision: bytes = b"fp16") -> int | None:
+    return probe.probe_create(ints(shape), len(shape), precision, ints(offsets), len(offsets))
+
+
+def sizes(shape: FusionShape) -> Any:
+    return (ctypes.c_int64 * (1 + shape.levels))(shape.tokens, *shape.dims)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A plugin with the packaged model's weights."""
+
+    handle: ctypes.c_void_p
+    weights: np.ndarray
+    shape: FusionShape
+
+
+@pytest.fixture
+def made(probe: ctypes.CDLL, device: Device, depths: list[PackedDepth]) -> Iterator[Made]:
+    weights, offsets = join_weights(depths)
+    first = create(probe, shape_attribute(depths[0].shape), offsets)
+    assert first, probe.probe_said()
+    # As after a plan was opened: what was serialised makes the plugin that runs, and a context clones that.
+    restored = ctypes.c_void_p(probe.probe_restore(ctypes.c_void_p(first)))
+    attached = ctypes.c_void_p(probe.probe_attach(restored))
+    probe.probe_delete(ctypes.c_void_p(first))
+    probe.probe_delete(restored)
+    yield Made(attached, weights, depths[0].shape)
+    probe.probe_delete(attached)
+
+
+def enqueue(probe: ctypes.CDLL, device: Device, made: Made, levels: list[Tensor]) -> Tensor:
+    """Run the plugin on levels (B, T, D_i) in FP16; memory that it may not rely on holds NaN."""
+    shape, batch = made.shape, len(levels[0])
+    device.batch = batch
+    out = torch.full((batch, shape.dims[0]), torch.nan, dtype=torch.float16)
+    workspace = torch.full((probe.probe_workspace(made.handle, ctypes.c_int64(batch)) // 2,), torch.nan).half()
+    inputs = (ctypes.c_void_p * 4)(*(x.data_ptr() for x in levels), made.weights.ctypes.data)
+    words = ctypes.c_int64(made.weights.size)
+    code = probe.probe_configure(made.handle, ctypes.c_int64(batch), 3, sizes(shape), words)
+    assert code == 0, probe.probe_said()
+    code = probe.probe_enqueue(
+        made.handle,
+        ctypes.c_int64(batch),
+        3,
+        sizes(shape),
+        words,
+        inputs,
+        ctypes.c_void_p(out.data_ptr()),
+        ctypes.c_void_p(workspace.data_ptr()),
+        ctypes.c_void_p(4711),
+    )
+    if device.failure is not None:
+        raise device.failure
+    assert code == 0, probe.probe_said()
+    return out
+
+
+def pyramid(nano: Poster, batch: int) -> list[Tensor]:
+    x = torch.randn(batch, 3, 48, 48, generator=torch.Generator().manual_seed(batch))
+    small = nano.subsample(x)
+    return nano.pyramid_fuse.levels(nano.image_tokens(small), nano.landmark_tokens(small))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_launches_are_those_of_the_chain_and_give_its_result(
+    probe: ctypes.CDLL, device: Device, made: Made, nano: Poster, depths: list[PackedDepth], batch: int
+) -> None:
+    levels = [t.half().contiguous() for t in pyramid(nano, batch)]
+    found = enqueue(probe, device, made, levels)
+    planned: list[Launch] = []
+    chain.run(levels, depths, lambda step, _: planned.append(step))
+    # chain.run plans for the CPU here; on the device it would plan for sm_87.
+    planned = [
+        plan(s.kernel, made.shape, batch, "fp16", last=bool(s.constants.get("LAST")), capability=(8, 7))
+        for s in planned
+    ]
+    assert len(planned) == 1 + 5 * len(depths)
+    assert [(e.kernel, e.constants, e.warps, g, n, s, q) for e, g, n, s, q in device.launched] == [
+        (s.kernel, s.constants, s.warps, (*s.grid, 1), 32 * s.warps, e.shared, 4711)
+        for s, (e, *_) in zip(planned, device.launched, strict=True)
+    ]
+    assert {e.arch for e, *_ in device.launched} == {87}
+    exact = nano.double().pyramid_fuse
+    expected = [t.double() for t in levels]
+    for stage in exact.blocks:
+        expected = stage(expected)
+    nano.float()
+    first = expected[0][:, 0]
+    assert (found.double() - first).norm() / first.norm() < 1e-3
+
+
+def test_kernels_are_loaded_once(probe: ctypes.CDLL, device: Device, made: Made, nano: Poster) -> None:
+    enqueue(probe, device, made, [t.half().contiguous() for t in pyramid(nano, 1)])
+    before = probe.probe_loads()
+    enqueue(probe, device, made, [t.half().contiguous() for t in pyramid(nano, 1)])
+    assert probe.probe_loads() == before == sum(e.arch == 87 for e in device.entries)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 64])
+def test_workspace_holds_what_the_chain_allocates(probe: ctypes.CDLL, made: Made, batch: int) -> None:
+    space = chain.Workspace(made.shape, batch, torch.float16, torch.device("cpu")).tensors
+    needed = sum(-(-t.nbytes // 256) * 256 for n, t in space.items() if n != "out")
+    assert probe.probe_workspace(made.handle, ctypes.c_int64(batch)) == needed
+
+
+def test_types_formats_and_shapes(probe: ctypes.CDLL, made: Made) -> None:
+    half, float32, int32, linear = 1, 0, 3, 0
+    assert [probe.probe_supports(made.handle, i, half, linear) for i in range(5)] == [True, True, True, False, True]
+    assert [probe.probe_supports(made.handle, i, int32, linear) for i in range(5)] == [False, False, False, True, False]
+    assert not probe.probe_supports(made.handle, 0, float32, linear)
+    assert not probe.probe_supports(made.handle, 0, half, 1)
+    assert probe.probe_output_is_batch_by_width(made.handle)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tokens": 72}, b"level 0 is not (B, 74, 128)"),
+        ({"levels": 2}, b"3 inputs; 3 levels and the weights are expected"),
+        ({"batch": LARGEST_BATCH + 1}, b"a batch of 8193 is too large (at most 8192)"),
+        ({"words": 100}, b"the weights are cut short"),
+    ],
+    ids=str,
+)
+def test_tensors_that_do_not_fit(probe: ctypes.CDLL, made: Made, change: dict[str, int], words: bytes) -> None:
+    given = SimpleNamespace(**{"tokens": 74, "levels": 3, "batch": 2, "words": made.weights.size, **change})
+    numbers = (ctypes.c_int64 * 4)(given.tokens, *made.shape.dims)
+    batch, count = ctypes.c_int64(given.batch), ctypes.c_int64(given.words)
+    assert probe.probe_configure(made.handle, batch, given.levels, numbers, count) != 0
+    assert words in probe.probe_said()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"shape": [37, 4, 2, 1, 128, 64, 32]}, b"widths 37 2 2 1 128 64 32; the node has 37 4 2 1 128 64 32"),
+        ({"shape": []}, b"the node has nothing"),
+        ({"precision": b"w8a16"}, b"its kernels are for fp16; the node has 'w8a16'"),
+        ({"offsets": list(range(14))}, b"'offsets' must hold 15 numbers for each depth"),
+        ({"offsets": [-1] * 15}, b"'offsets' must hold 15 numbers"),
+    ],
+    ids=str,
+)
+def test_nodes_that_do_not_fit(probe: ctypes.CDLL, device: Device, change: dict[str, Any], words: bytes) -> None:
+    given = {"shape": shape_attribute(device.packed.shape), "offsets": list(range(15)), **change}
+    assert create(probe, **given) is None
+    assert words in probe.probe_said()
+
+
+def test_where_the_kernels_run(probe: ctypes.CDLL) -> None:
+    for capability in (75, 80, 86, 87, 89, 90, 100, 110, 120):
+        try:
+            expected = pick_arch(set(ARCHS), capability)
+        except PosterEdgeError:
+            expected = 0
+        assert probe.probe_pick_arch(capability) == expected, capability
+
+
+def test_table_covers_every_batch(cubins: Path) -> None:
+    shape, precision, entries = read_manifest(cubins)
+    rows = table(shape, precision, entries)
+    for arch in ARCHS:
+        for batch in (1, 2, 3, 8, 100, LARGEST_BATCH):
+            for kernel, last in [*((k, False) for k in ARGUMENTS), ("mix", True)]:
+                step = plan(kernel, shape, batch, precision, last=last, capability=divmod(arch, 10))
+                (row,) = [
+                    r
+                    for r in rows
+                    if (r.entry.arch, r.entry.kernel, r.last) == (arch, kernel, last)
+                    and r.batches[0] <= batch <= r.batches[1]
+                ]
+                assert row.entry.constants == step.constants
+                assert (row.grid_x, -(-batch * row.rows // row.tile) if row.tile else batch) == step.grid
+
+
+def test_weights_are_where_the_offsets_say(depths: list[PackedDepth]) -> None:
+    weights, offsets = join_weights(depths)
+    data = weights.tobytes()
+    wanted = [t for d in depths for t in d.tensors().values()]
+    assert len(offsets) == len(wanted) == 15 * len(depths)
+    for offset, tensor in zip(offsets, wanted, strict=True):
+        expected = tensor.numpy().tobytes()
+        assert data[UNIT * offset : UNIT * offset + len(expected)] == expected
+    with pytest.raises(UsageError, match="at least one"):
+        join_weights([])
+
+
+@pytest.fixture(scope="module")
+def fused(nano: Poster) -> onnx.ModelProto:
+    """Tokens cut from the picture, the packaged model's depths as nodes, and a classifier.
+
+    ``tests/export`` rewrites the real export; what the definition holds is of no interest here.
+    """
+    make, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
+    values = {
+        "rows": np.array([0, 54, 128], np.int64),
+        "begin": np.array([0], np.int64),
+        "twenty": np.array([20], np.int64),
+        "tokens": np.array([1], np.int64),
+        "columns": np.array([2], np.int64),
+        "half": np.array([64], np.int64),
+        "quarter": np.array([32], np.int64),
+        "first": np.array(0, np.int64),
+        "scale": np.ones(128, np.float32),
+        "classes": np.eye(128, 7, dtype=np.float32),
+    }
+    nodes = [
+        make("Reshape", ["image", "rows"], ["cut"], name="reshape"),
+        make("Slice", ["cut", "begin", "twenty", "tokens"], ["more"], name="slice"),
+        make("Concat", ["cut", "more"], ["l0"], name="concat", axis=1),
+        make("Slice", ["l0", "begin", "half", "columns"], ["m0"], name="slice_m"),
+        make("Slice", ["l0", "begin", "quarter", "columns"], ["s0"], name="slice_s"),
+    ]
+    names: list[str] = []
+    for i, stage in enumerate(nano.pyramid_fuse.blocks):
+        state = {k: v.numpy() for k, v in stage.state_dict().items()}
+        linear = {k for k, v in state.items() if v.ndim == 2}
+        names = [f"{k}_t" if k in linear else k for k in state]
+        values |= {f"{i}.{k}": v.T if k in linear else v for k, v in state.items()}
+        inputs, outputs = ([f"{level}{j}" for level in "lms"] for j in (i, i + 1))
+        weights = [f"{i}.{k}" for k in state]
+        nodes.append(make(OP, [*inputs, *weights], outputs, name=f"cross_fusion_{i}", domain=DOMAIN, heads=2))
+    nodes += [
+        make("LayerNormalization", [outputs[0], "scale"], ["normed"], name="norm", axis=-1),
+        make("Gather", ["normed", "first"], ["token"], name="gather", axis=1),
+        make("MatMul", ["token", "classes"], ["logits"], name="head"),
+    ]
+    levels = [f"{kind}_{level}" for kind in ("level", "out") for level in "lms"]
+    body = [make("Identity", [a], [b]) for a, b in zip(levels[:3], levels[3:], strict=True)]
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid(DOMAIN, 1)]
+    function = onnx.helper.make_function(DOMAIN, OP, [*levels[:3], *names], levels[3:], body, opsets[:1], ["heads"])
+    graph = onnx.helper.make_graph(
+        nodes,
+        "tokens",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, 48, 48])],
+        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 7])],
+        [tensor(np.ascontiguousarray(v), k) for k, v in values.items()],
+    )
+    return onnx.helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=9)
+
+
+@pytest.fixture(scope="module")
+def graph(fused: onnx.ModelProto) -> onnx.ModelProto:
+    return plugin_graph(fused)
+
+
+def test_graph_has_one_node_with_the_packed_weights(
+    fused: onnx.ModelProto, graph: onnx.ModelProto, depths: list[PackedDepth]
+) -> None:
+    (node,) = [n for n in graph.graph.node if n.domain == DOMAIN]
+    weights, offsets = join_weights(depths)
+    assert {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} == {
+        "shape": shape_attribute(depths[0].shape),
+        "precision": b"fp16",
+        "offsets": offsets,
+        "plugin_namespace": b"poster_edge",
+        "plugin_version": b"1",
+    }
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer}
+    assert np.array_equal(stored[node.input[3]], weights)
+    assert not graph.functions
+    assert not [name for name in stored if name.startswith("0.")], "the old weights are still in the file"
+
+
+@pytest.mark.parametrize(("precision", "casts"), [("fp32", 1), ("w8a16", 4)])
+def test_other_precisions(fused: onnx.ModelProto, nano: Poster, precision: str, casts: int) -> None:
+    found = plugin_graph(fused, precision=precision).graph
+    assert sum(n.op_type == "Cast" for n in found.node) == casts
+    packed = [pack(s.state_dict(), heads=2, precision=precision) for s in nano.pyramid_fuse.blocks]
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in found.initializer}
+    assert np.array_equal(stored["cross_fusion_weights"], join_weights(packed)[0])
+
+
+def test_the_rest_can_become_fp16(graph: onnx.ModelProto) -> None:
+    half = to_fp16(graph)
+    (node,) = [n for n in half.graph.node if n.domain == DOMAIN]
+    types = {t.name: t.data_type for t in half.graph.initializer}
+    assert types[node.input[3]] == onnx.TensorProto.INT32
+    assert types["classes"] == onnx.TensorProto.FLOAT16
+    assert {n.attribute[0].i for n in half.graph.node if n.name.startswith("cross_fusion_cast")} == {10}
+
+
+def changed(model: onnx.ModelProto, *nodes: onnx.NodeProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.node.extend(nodes)
+    return copy
+
+
+def test_graphs_that_the_plugin_cannot_serve(fused: onnx.ModelProto, graph: onnx.ModelProto) -> None:
+    with pytest.raises(PosterEdgeError, match="export it with --fused-op"):
+        plugin_graph(graph)
+    with pytest.raises(UsageError, match="expected one of fp32, fp16, w8a16"):
+        plugin_graph(fused, precision="bf16")
+    for name, problem in [
+        ("m1", "the levels of cross_fusion_0 are read by others"),
+        ("m2", "'m2' of the last depth is read"),
+        ("l2", "peek reads more than the first token"),
+        ("normed", "norm reads more than the first token"),
+    ]:
+        with pytest.raises(PosterEdgeError, match=problem):
+            plugin_graph(changed(fused, onnx.helper.make_node("Identity", [name], ["seen"], name="peek")))
+
+
+def test_a_bundle_without_fused_nodes(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match=r"has no model\.fused-op\.onnx; export the model with --fused-op"):
+        write_graph(Path("poster-nano"), precision="fp16", output=tmp_path / "x.onnx")
+    (tmp_path / "x.onnx").touch()
+    with pytest.raises(UsageError, match="exists"):
+        write_graph(Path("poster-nano"), precision="fp16", output=tmp_path / "x.onnx")
+
+
+RTX_PROGRAM = """
+import sys
+from poster_edge.export.tensorrt_api import RTX, load
+rtx = load(RTX)
+trt = rtx.module
+assert trt.get_plugin_registry().load_library(sys.argv[1]) is not None
+builder = rtx.builder()
+network = builder.create_network(rtx.network_flags)
+parser = trt.OnnxParser(network, rtx.logger)
+ok = parser.parse(open(sys.argv[2], "rb").read())
+if not ok:
+    print([parser.get_error(i).desc() for i in range(parser.num_errors)])
+    print(*lines[-5:], sep="\\n")
+    sys.exit("not parsed")
+layers = [network.get_layer(i) for i in range(network.num_layers)]
+(plugin,) = [layer for layer in layers if layer.type == trt.LayerType.PLUGIN_V3]
+print(plugin.name, plugin.num_inputs, tuple(plugin.get_output(0).shape), plugin.get_output(0).dtype.name)
+print(sum(layer.type == trt.LayerType.SOFTMAX for layer in layers))
+config = builder.create_builder_config()
+profile = builder.create_optimization_profile()
+profile.set_shape("image", (1, 3, 48, 48), (4, 3, 48, 48), (int(sys.argv[3]), 3, 48, 48))
+config.add_optimization_profile(profile)
+config.num_compute_capabilities = 1
+config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+plan = builder.build_serialized_network(network, config)
+print("none" if plan is None else b"CrossFusionDepth" in bytes(plan))
+"""
+
+
+@pytest.fixture(scope="module")
+def in_tensorrt(rtx: TensorRt, source: Path) -> Command:
+    """Parses and builds a graph in NVIDIA's TensorRT-RTX with the plugin that CMake built."""
+    if shutil.which("cmake") is None:
+        pytest.skip("needs cmake")
+    out = source.parent / "build"
+    run("cmake", "-S", source, "-B", out, f"-DTENSORRT_INCLUDE={STAND_IN}", f"-DCUDA_INCLUDE={STAND_IN}")
+    run("cmake", "--build", out)
+    # Its parser opens the library by a name that its wheel has not.
+    spec = importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx")
+    environment = {}
+    if spec is not None and spec.origin is not None:
+        (real,) = Path(spec.origin).parent.glob("libtensorrt_rtx.so.*")
+        (source.parent / "libtensorrt_rtx.so").symlink_to(real)
+        environment["LD_LIBRARY_PATH"] = str(source.parent)
+
+    def build(graph: onnx.ModelProto, largest: int = 16) -> subprocess.CompletedProcess[str]:
+        path = source.parent / "graph.onnx"
+        path.write_bytes(graph.SerializeToString())
+        words = [sys.executable, "-c", RTX_PROGRAM, str(out / "libposter_edge_plugin.so"), str(path), str(largest)]
+        return subprocess.run(
+            words, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, **environment}
+        )
+
+    return build
+
+
+def test_tensorrt_rtx_builds_with_the_plugin(in_tensorrt: Command, graph: onnx.ModelProto) -> None:
+    """NVIDIA's parser picks our creator for the node, its builder asks the plugin, and the plan names it."""
+    done = in_tensorrt(graph)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == ["cross_fusion 4 (-1, 128) HALF", "0", "True"]
+    assert "poster_edge::" not in done.stderr
+
+
+def test_tensorrt_rtx_passes_on_what_the_plugin_says(in_tensorrt: Command, graph: onnx.ModelProto) -> None:
+    done = in_tensorrt(graph, LARGEST_BATCH + 1)
+    assert done.stdout.splitlines()[-1] == "none"
+    assert "poster_edge::CrossFusionDepth: a batch of 8193 is too large" in done.stderr
+    other = changed(graph)
+    node = next(n for n in other.graph.node if n.domain == DOMAIN)
+    next(a for a in node.attribute if a.name == "shape").ints[1] = 4
+    done = in_tensorrt(other)
+    assert done.returncode != 0
+    assert "the node has 37 4 2 1 128 64 32" in done.stderr
+
+
+def test_source_is_not_overwritten(source: Path, cubins: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="pass --force to replace it"):
+        write_plugin(source, cubins)
+    with pytest.raises(UsageError, match="it is no plugin of ours"):
+        write_plugin(tmp_path, cubins)

@@ -42,6 +42,7 @@ class FaceSet:
         groups: (N,) of whom the image is, where the data set tells; folds must not share a group.
         left_out: images of the data set that have no usable label.
         known_as: name of the data set, where its layout told.
+        names: N names of the image files, where the images have files or are known by names.
     """
 
     name: str
@@ -53,6 +54,7 @@ class FaceSet:
     groups: NDArray[np.str_] | None = None
     left_out: int = 0
     known_as: str = ""
+    names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -234,7 +236,8 @@ def _joined(path: Path, parts: dict[str, FaceSet]) -> FaceSet:
 
     labels = [np.array([classes.index(c) for c in s.classes], np.int64)[s.labels] for s in sets]
     roles = [np.full(len(s), role, dtype="U10") for role, s in parts.items()]
-    return FaceSet(path.name, classes, np.concatenate(labels), read, np.concatenate(roles))
+    names = tuple(name for s in sets for name in s.names or ())
+    return FaceSet(path.name, classes, np.concatenate(labels), read, np.concatenate(roles), names=names)
 
 
 def _class_folders(path: Path) -> FaceSet:
@@ -254,4 +257,5 @@ def _class_folders(path: Path) -> FaceSet:
             raise InputError(f"{file}: {error.strerror}") from error
 
     labels = np.array([k for _, k in files], np.int64)
-    return FaceSet(path.name, classes, labels, read, np.full(len(files), "", dtype="U10"))
+    names = tuple(file.name for file, _ in files)
+    return FaceSet(path.name, classes, labels, read, np.full(len(files), "", dtype="U10"), names=names)

@@ -53,6 +53,9 @@ class TestRafDb:
         assert faces.roles.tolist() == ["train", "train", "train", "test"]
         assert abs(int(faces.read(2)[50, 50, 0]) - 40) <= 2
         assert names(tmp_path) == names(tmp_path / "basic"), "its parent folder will do"
+        assert faces.names == tuple(
+            f"{n}_aligned.jpg" for n in ("train_00001", "train_00002", "train_00003", "test_0001")
+        )
 
     def test_layout_found_in_practice(self, tmp_path: Path) -> None:
         for part in ("train", "test"):
@@ -129,6 +132,7 @@ class TestFer2013:
         assert faces.read(3).shape == (48, 48)
         assert faces.read(3).flat[:2].tolist() == [3, 7]
         assert names(tmp_path) == names(table)
+        assert faces.names == ("fer0000000.png", "fer0000001.png", "fer0000002.png", "fer0000003.png")
 
     def test_headers_as_they_occur(self, tmp_path: Path) -> None:
         table = fer2013(tmp_path / "icml_face_data.csv", (3,), ("Training",))
@@ -212,6 +216,9 @@ class TestFerPlus:
             else:
                 assert found is not None
                 np.testing.assert_allclose(found, [wanted.get(k, 0.0) for k in range(8)], atol=1e-6)
+
+    def test_names_of_the_rows_that_are_kept(self, tmp_path: Path) -> None:
+        assert load_faces(self.folder(tmp_path)).names == ("fer0000000.png", "fer0000003.png", "fer0000006.png")
 
     def test_without_contempt_its_faces_are_left_out(self) -> None:
         assert ferplus.target(np.array(VOTES["contempt"]), "majority", 7) is None

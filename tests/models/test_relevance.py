@@ -97,7 +97,7 @@ def test_gradients_of_attention_are_autograds(nano: Network, tape: relevance._Ta
 def test_gradients_of_convolutions_are_autograds(nano: Network, tape: relevance._Tape, path: str) -> None:
     """Summed over heads, what every input token adds is gradient times its own part of the output."""
     module = nano.pyramid_fuse.get_submodule(path)
-    (z,), out = tape.passed[module]
+    (z,), _ = tape.passed[module]
     with torch.no_grad():
         own, between = relevance._convolution(tape, module, heads=1)
         for token in (0, 5):

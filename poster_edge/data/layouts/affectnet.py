@@ -82,7 +82,8 @@ def read(path: Path, dataset: str) -> FaceSet:
     kept = [e for e in entries if e.code < classes]
     must_exist(path, [e.file for e in kept], "unpack AffectNet's archives again")
     labels, roles = [e.code for e in kept], [e.role for e in kept]
-    return face_set(path, dataset, labels, roles, lambda i: _cut(kept[i]), left_out=len(entries) - len(kept))
+    names, left_out = [e.file.name for e in kept], len(entries) - len(kept)
+    return face_set(path, dataset, labels, roles, lambda i: _cut(kept[i]), left_out=left_out, names=names)
 
 
 def _cut(entry: Entry) -> NDArray[np.uint8]:

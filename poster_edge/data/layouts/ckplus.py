@@ -46,7 +46,10 @@ def read(path: Path) -> FaceSet:
         files += frames
         labels += [_code(table) - 1] * len(frames)
     subjects = [f.parent.parent.name for f in files]
-    return face_set(path, "ckplus", labels, [""] * len(files), lambda i: _face(path, files[i]), groups=subjects)
+    names = [f.name for f in files]
+    return face_set(
+        path, "ckplus", labels, [""] * len(files), lambda i: _face(path, files[i]), groups=subjects, names=names
+    )
 
 
 def _code(table: Path) -> int:

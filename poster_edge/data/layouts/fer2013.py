@@ -53,7 +53,13 @@ def read(path: Path) -> FaceSet:
         labels.append(position[integer(row["emotion"], where, 0, len(CODES) - 1)])
         roles.append(role_of(row["usage"], where))
         images.append(pixels(row["pixels"], where))
-    return face_set(path, "fer2013", labels, roles, images.__getitem__)
+    names = [name_of(row) for row in range(len(images))]
+    return face_set(path, "fer2013", labels, roles, images.__getitem__, names=names)
+
+
+def name_of(row: int) -> str:
+    """What FERPlus calls the image in a row (0 first) of FER2013's csv file."""
+    return f"fer{row:07d}.png"
 
 
 def role_of(usage: str, where: str) -> str:

@@ -99,6 +99,7 @@ def read(path: Path, dataset: str, targets: str) -> FaceSet:
     table_of_targets = np.stack(soft) if soft else np.zeros((0, classes), np.float32)
     labels = table_of_targets.argmax(axis=1)
     roles = [role for _, role, _ in kept]
+    names = [name or fer2013.name_of(number) for number, _, name in kept]
     return face_set(
         path,
         dataset,
@@ -107,6 +108,7 @@ def read(path: Path, dataset: str, targets: str) -> FaceSet:
         read_one,
         soft=None if targets == "majority" else table_of_targets,
         left_out=count - len(kept),
+        names=names,
     )
 
 

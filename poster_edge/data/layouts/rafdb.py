@@ -47,7 +47,8 @@ def read(path: Path) -> FaceSet:
     assert root is not None
     listed = _published(root) if (root / "EmoLabel").is_dir() else _folders(root)
     files, labels, roles = [f for f, _, _ in listed], [k for _, k, _ in listed], [r for _, _, r in listed]
-    return face_set(path, "rafdb", labels, roles, lambda i: read_image(files[i]))
+    names = [f.name for f in files]
+    return face_set(path, "rafdb", labels, roles, lambda i: read_image(files[i]), names=names)
 
 
 def _published(root: Path) -> list[tuple[Path, int, str]]:

@@ -89,6 +89,7 @@ def face_set(
     soft: NDArray[np.float32] | None = None,
     groups: Sequence[str] | None = None,
     left_out: int = 0,
+    names: Sequence[str] | None = None,
 ) -> FaceSet:
     """Faces with the label order of a known data set.
 
@@ -107,4 +108,5 @@ def face_set(
         groups=None if groups is None else np.asarray(groups),
         left_out=left_out,
         known_as=dataset,
+        names=None if names is None else tuple(names),
     )

@@ -15,6 +15,8 @@ EXTRAS: dict[str, str] = {
     # Python brings it from 3.11 on, as tomllib.
     "tomli": "train",
     "tensorboard": "tensorboard",
+    # The module that the package scikit-learn brings.
+    "sklearn": "figures",
     "onnx": "export",
     "onnxscript": "export",
     "openvino": "openvino",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,10 +84,10 @@ def measure(
         gpu = any(c.device.startswith("cuda") or c.runtime.startswith("tensorrt") for c in comparison.candidates)
         watch = Watch([os.getpid(), *(p.pid for p, _ in pairs)], gpu=gpu, limits=limits)
         watch.start()
-        _take_turns(pairs, duration_s * len(pairs), watch, advance)
+        rounds = take_turns([p for p, _ in pairs], duration_s, watch, advance)
         noise = watch.stop()
-        for process, found in pairs:
-            found.memory, found.stages = process.memory(), process.stages()
+        for (process, found), own in zip(pairs, rounds, strict=True):
+            found.rounds, found.memory, found.stages = own, process.memory(), process.stages()
         for process, _ in pairs if afterwards else ():
             afterwards(process)
         return [found for _, found in pairs], noise
@@ -118,19 +119,42 @@ def _open_all(
     return pairs
 
 
-def _take_turns(
-    pairs: list[tuple[Process, Measured]], budget_s: float, watch: Watch, advance: Callable[[float], None] | None
-) -> None:
-    calls = {id(found): 1 for _, found in pairs}
-    timed, rounds = 0.0, 0
+class TakesTurns(Protocol):
+    """What is timed: a process of :mod:`poster_edge.bench.process`, or somebody else's."""
+
+    def turn(self, calls: int) -> NDArray[np.float64]:
+        """Milliseconds of some calls in a row, after a pause and an untimed call."""
+
+
+def take_turns(
+    processes: Sequence[TakesTurns],
+    duration_s: float,
+    watch: Watch,
+    advance: Callable[[float], None] | None = None,
+) -> list[list[NDArray[np.float64]]]:
+    """Time some processes in rounds, A B A B.
+
+    Args:
+        processes: opened and warmed up.
+        duration_s: seconds of timed calls for each, on the average.
+        watch: started; looks at the machine after each round.
+        advance: told how much is done, 0 to 1.
+
+    Returns:
+        for each process, an array of ms per round.
+    """
+    found: list[list[NDArray[np.float64]]] = [[] for _ in processes]
+    calls = [1] * len(processes)
+    budget_s, timed, rounds = duration_s * len(processes), 0.0, 0
     while rounds < FEWEST_ROUNDS or timed < budget_s:
-        for process, found in pairs:
-            times = process.turn(calls[id(found)])
-            found.rounds.append(times)
+        for number, process in enumerate(processes):
+            times = process.turn(calls[number])
+            found[number].append(times)
             # Turns of equal length, so that a slow moment of the machine hits each with the same chance.
-            calls[id(found)] = max(1, int(1e3 * TURN_S / max(float(np.median(times)), 1e-3)))
+            calls[number] = max(1, int(1e3 * TURN_S / max(float(np.median(times)), 1e-3)))
             timed += float(times.sum()) / 1e3
         rounds += 1
         watch.round_done()
         if advance:
             advance(min(1.0, rounds / FEWEST_ROUNDS, timed / budget_s if budget_s else 1.0))
+    return found

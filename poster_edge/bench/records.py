@@ -31,12 +31,14 @@ class Answers:
         accuracy: share of right answers; None for weights that were not trained, which mean nothing.
         accuracy_ci95: half width of its 95 % interval.
         agreement: share of faces for which it names the baseline's class.
+        named: classes that the baseline names; where it is 1, as with random weights, agreement says nothing.
     """
 
     faces: int
     accuracy: float | None
     accuracy_ci95: float | None
     agreement: float
+    named: int
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def flat(row: Row, noise: Noise, environment: Environment) -> dict[str, Any]:
         "ratio": ratio and ratio["value"],
         "ratio_low": ratio and ratio["low"],
         "ratio_high": ratio and ratio["high"],
-        **{k: answers and answers[k] for k in ("faces", "accuracy", "accuracy_ci95", "agreement")},
+        **{k: answers and answers[k] for k in ("faces", "accuracy", "accuracy_ci95", "agreement", "named")},
         "stages_ms": " ".join(f"{k}={v:.3f}" for k, v in stages.items()),
         "noisy": noise.noisy,
         "noise": "; ".join(noise.reasons),

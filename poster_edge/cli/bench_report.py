@@ -108,7 +108,7 @@ def answers(found: Answers | None) -> list[str]:
         return [_DASH, _DASH]
     half = found.accuracy_ci95
     right = _DASH if found.accuracy is None or half is None else f"{found.accuracy:.2%} ± {half:.2%}"
-    return [right, f"{found.agreement:.2%}"]
+    return [right, f"{found.agreement:.2%}" if found.named > 1 else _DASH]
 
 
 def _stages(row: Row) -> str:

@@ -47,9 +47,7 @@ def run(
         console.message(f"{bundle.folder} has random weights: its speed means something, its accuracy does not")
     for note in notes:
         console.message(note)
-    judge = (
-        _Judge(dict(bundles), load_faces(data, dataset=dataset), count) if data else None
-    )
+    judge = _Judge(dict(bundles), load_faces(data, dataset=dataset), count) if data else None
     environment = read_environment()
     groups = []
     for number, comparison in enumerate(planned):
@@ -130,7 +128,7 @@ class _Judge:
         own, other = self._logits[candidate.weights], self._logits[baseline.weights]
         labels = self._rows[candidate.model][1]
         agreement = float((own.argmax(axis=1) == other.argmax(axis=1)).mean())
-        answers = Answers(len(labels), None, None, agreement)
+        answers = Answers(len(labels), None, None, agreement, len(np.unique(other.argmax(axis=1))))
         if not manifest.has_trained_weights:
             return answers
         metrics = evaluate(own, labels, manifest.classes)

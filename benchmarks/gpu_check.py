@@ -107,6 +107,13 @@ def dispatched(device: str) -> Iterator[Row]:
         yield from attempt(name, lambda n=name: model_rows(device, n))  # type: ignore[misc]
 
 
+def torch_runtime(device: str) -> Iterator[Row]:
+    """``--runtime torch``, kernel by kernel and with CUDA graphs."""
+    from gpu_torch import torch_rows
+
+    yield from torch_rows(device)
+
+
 def cuda_k1(device: str) -> Iterator[Row]:
     """The CUDA C++ kernel."""
     from gpu_kernels import k1_rows
@@ -149,6 +156,7 @@ GROUPS: dict[str, tuple[Callable[[str], Iterator[Row]], float, bool, bool]] = {
     "nano_kernels": (nano_kernels, 60, True, True),
     "poster_kernels": (poster_kernels, 75, False, True),
     "dispatched": (dispatched, 60, True, True),
+    "torch_runtime": (torch_runtime, 60, True, True),
     "memcheck": (memcheck, 70, False, True),
     "racecheck": (racecheck, 70, False, True),
     "ahead_nano": (built_ahead("poster-nano", "fp16"), 60, False, True),

@@ -214,13 +214,3 @@ def test_graphs_are_kept_by_batch_size() -> None:
     assert graphs.batches == [2, 3]
     for x, out in zip(inputs, outputs, strict=True):
         assert torch.equal(out, x.flatten(1)[:, :2] * 2), "a result is overwritten by a later replay"
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("kernels", ["auto", "sdpa"])
-def test_graphs_on_a_gpu(nano: Bundle, crops: list[np.ndarray], expected: np.ndarray, kernels: str) -> None:
-    options = {"runtime": "torch", "device": "cuda:0", "precision": "fp16", "kernels": kernels, "cuda_graph": True}
-    with Classifier(nano, **options) as classifier:
-        assert "CUDA graph" in classifier.runtime
-        for count in (8, 1, 3, 8, 1):
-            np.testing.assert_allclose(classifier.logits(crops[:count]), expected[:count], rtol=0, atol=ATOL["fp16"])

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--cpu", action="store_true", help="toy size on the CPU")
     parser.add_argument("--data", type=Path, default=ROOT / "carry", help="folder with the two FER2013 .npz files")
-    parser.add_argument("--model", help="train: one step of the plan alone [default: all]")
+    parser.add_argument("--model", help="train: these steps of the plan alone, comma between [default: all]")
     parser.add_argument("--scale", type=float, default=1.0, help="train: factor on the plan's epochs")
     parser.add_argument("--minutes", type=float, help=f"of a call [default: {MINUTES}]")
     parser.add_argument("--sweep", action="store_true", help="bench: also try the kernels' launch settings, a minute")

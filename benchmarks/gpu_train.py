@@ -95,9 +95,10 @@ def plan(scale: float) -> list[Step]:
 
 
 def train(*, cpu: bool, out: Path, data: Path, seconds: float, scale: float, only: str | None) -> list[Row]:
-    """Run the plan, or its step ``only``, for at most ``seconds``; returns a row a step."""
+    """Run the plan, or those of its steps that ``only`` names, for at most ``seconds``; returns a row a step."""
     deadline = time.monotonic() + seconds
-    steps = [s for s in plan(0.0 if cpu else scale) if only in (None, s.name)]
+    names = only.split(",") if only else []
+    steps = [s for s in plan(0.0 if cpu else scale) if not names or s.name in names]
     runs = ROOT / "runs" / ("gpu-toy" if cpu else "gpu")
     if cpu:
         shutil.rmtree(runs, ignore_errors=True)
@@ -212,6 +213,8 @@ def start_sharing() -> Callable[[], None]:
 
     Without it they take turns, which is slower and gives the same results.
     """
+    if "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
+        return lambda: None
     control = shutil.which("nvidia-cuda-mps-control")
     if control is None:
         print("no CUDA MPS here: processes take turns on the GPU")

@@ -4,9 +4,10 @@
 
 Each file is a small graph in which bytes, or fields of the protobuf, were changed at random.  It goes through
 :func:`poster_edge.export.engine.build_engine` in a forked process of its own.  It must be built, or refused by one
-line of ours, within 2 s of CPU time (the machine may be busy) and 512 MB.  A file that ends the process (a fault in NVIDIA's library) then goes the way
-that ``export`` and ``run`` take, :func:`poster_edge.export.engine_process.build_apart`: it must be one line, exit
-code 4.  Exits with 1 when any file does otherwise.
+line of ours, within 2 s of CPU time (the machine may be busy) and 512 MB.  A file that ends the process (a fault in
+NVIDIA's library) then goes the way that ``export`` and ``run`` take,
+:func:`poster_edge.export.engine_process.build_apart`: it must be one line, exit code 4.  Exits with 1 when any file
+does otherwise.
 """
 
 from __future__ import annotations

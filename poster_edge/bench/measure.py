@@ -146,12 +146,13 @@ def take_turns(
     found: list[list[NDArray[np.float64]]] = [[] for _ in processes]
     calls = [1] * len(processes)
     budget_s, timed, rounds = duration_s * len(processes), 0.0, 0
+    turn_ms = 1e3 * min(TURN_S, duration_s / FEWEST_ROUNDS)
     while rounds < FEWEST_ROUNDS or timed < budget_s:
         for number, process in enumerate(processes):
             times = process.turn(calls[number])
             found[number].append(times)
             # Turns of equal length, so that a slow moment of the machine hits each with the same chance.
-            calls[number] = max(1, int(1e3 * TURN_S / max(float(np.median(times)), 1e-3)))
+            calls[number] = max(1, int(turn_ms / max(float(np.median(times)), 1e-3)))
             timed += float(times.sum()) / 1e3
         rounds += 1
         watch.round_done()

@@ -1,8 +1,9 @@
-"""The tables of TensorRT-RTX engines: a row a model for the README, a row a model and precision for its page."""
+"""The figures of TensorRT-RTX: a row a model for the README; on its page a row a model and precision, and more."""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,6 +38,26 @@ def short(path: Path, table: Table) -> str:
     columns = ["engine of", "FP32: plan MB, CPU s", "FP16", "INT8 + FP16", "peak RSS MB"]
     return "\n\n".join(
         [f"{_about(groups)} More in [docs/tensorrt.md](docs/tensorrt.md#figures).", table(columns, rows)]
+    )
+
+
+def page(results: Path, table: Table) -> str:
+    """Everything on docs/tensorrt.md."""
+    return "\n\n".join([full(results / "engines.csv", table), damaged(results / "broken_onnx.json")])
+
+
+def damaged(path: Path) -> str:
+    """What became of thousands of damaged ONNX files."""
+    report = json.loads(path.read_text())
+    outcomes = report["outcomes"]
+    ended = len(report["ended_their_process_and_were_contained"])
+    return (
+        f"**Damaged files.** {report['files']:,} ONNX files, damaged at random in their bytes or in the fields of the "
+        "protobuf, through parser and builder (`benchmarks/broken_onnx.py`, `broken_onnx.json`): "
+        f"{outcomes['built']:,} were built all the same, {outcomes['refused']:,} refused by one line, and {ended} made "
+        "NVIDIA's library end its process, which was one line and exit code 4. The slowest took "
+        f"{report['slowest_cpu_s']:.1f} s of CPU time, the largest {report['largest_mb']} MB; "
+        f"{len(report['faults']) or 'none'} did anything else."
     )
 
 

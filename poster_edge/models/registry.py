@@ -69,3 +69,21 @@ REGISTRY: dict[str, ModelFacts] = {
         ModelFacts("cf-dan-out-proj", 16_453_191, 16_453_191, 4_006_636_544, "rafdb", "", _TRAIN),
     )
 }
+
+#: Operations of one image by the POSTER paper's convention, see :mod:`poster_edge.models.counting`.
+PAPER_FLOPS: dict[str, int] = {
+    "poster-nano": 150_811_022,
+    "poster-micro": 143_020_558,
+    "poster-48": 2_735_579_662,
+    "poster-t": 13_622_415_886,
+    "poster-s": 14_684_500_494,
+    "poster": 15_746_585_102,
+    "poster-t-affectnet": 13_550_019_086,
+    "poster-s-affectnet": 14_575_905_294,
+    "poster-affectnet": 15_601_791_502,
+    "fer-vt-nano": 85_552_142,
+    "fer-vt": 7_326_975_502,
+    "cf-dan-nano": 71_686_926,
+    "cf-dan": 3_916_424_206,
+    "cf-dan-out-proj": 4_019_184_654,
+}

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from poster_edge.errors import PosterEdgeError
 from poster_edge.files import write_atomic
+from poster_edge.vision.canvas import INK, PAPER, sheet, write
 
 _CELL, _LEFT, _TOP, _BOTTOM = 78, 150, 70, 60
-_FONT = cv2.FONT_HERSHEY_DUPLEX
-_INK, _PAPER = (40, 40, 40), (255, 255, 255)
 _DEEP = np.array((122, 66, 8), float)  # BGR of a cell that holds its whole row
 
 
@@ -30,13 +29,13 @@ def draw_confusion(confusion: list[list[int]], classes: tuple[str, ...]) -> NDAr
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = _CELL * len(classes)
-    canvas = np.full((_TOP + side + _BOTTOM, _LEFT + side + 30, 3), 255, np.uint8)
+    canvas = sheet(_TOP + side + _BOTTOM, _LEFT + side + 30)
     for i, name in enumerate(classes):
-        _text(canvas, name, (_LEFT - 12, _TOP + _CELL * i + _CELL // 2), anchor=1.0)
-        _text(canvas, name, (_LEFT + _CELL * i + _CELL // 2, _TOP - 14), scale=0.46)
+        write(canvas, name, (_LEFT - 12, _TOP + _CELL * i + _CELL // 2), anchor=1.0)
+        write(canvas, name, (_LEFT + _CELL * i + _CELL // 2, _TOP - 14), scale=0.46)
         for j in range(len(classes)):
             _cell(canvas, i, j, int(counts[i, j]), float(shares[i, j]))
-    _text(
+    write(
         canvas,
         "true class in rows, predicted class in columns; share of the row",
         (_LEFT + side // 2, _TOP + side + 32),
@@ -61,21 +60,6 @@ def _cell(canvas: NDArray[np.uint8], row: int, column: int, count: int, share: f
     x, y = _LEFT + column * _CELL, _TOP + row * _CELL
     colour = 255 + (_DEEP - 255) * share
     cv2.rectangle(canvas, (x, y), (x + _CELL - 2, y + _CELL - 2), colour.tolist(), -1)
-    ink = _PAPER if share > 0.5 else _INK
-    _text(canvas, f"{share:.0%}", (x + _CELL // 2, y + _CELL // 2 - 10), scale=0.62, ink=ink)
-    _text(canvas, str(count), (x + _CELL // 2, y + _CELL // 2 + 16), scale=0.42, ink=ink)
-
-
-def _text(
-    canvas: NDArray[np.uint8],
-    text: str,
-    at: tuple[int, int],
-    *,
-    scale: float = 0.55,
-    anchor: float = 0.5,
-    ink: tuple[int, int, int] = _INK,
-) -> None:
-    """Write ``text`` with its point ``anchor`` (0 left, 1 right) and its vertical middle at ``at``."""
-    (width, height), _ = cv2.getTextSize(text, _FONT, scale, 1)
-    origin = (round(at[0] - anchor * width), at[1] + height // 2)
-    cv2.putText(canvas, text, origin, _FONT, scale, ink, 1, cv2.LINE_AA)
+    ink = PAPER if share > 0.5 else INK
+    write(canvas, f"{share:.0%}", (x + _CELL // 2, y + _CELL // 2 - 10), scale=0.62, ink=ink)
+    write(canvas, str(count), (x + _CELL // 2, y + _CELL // 2 + 16), scale=0.42, ink=ink)

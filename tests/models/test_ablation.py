@@ -21,7 +21,7 @@ from poster_edge.models.counting import Counts, count
 from poster_edge.models.network import Network, WithLandmarks
 from poster_edge.models.poster import Poster
 from poster_edge.models.poster_config import PosterConfig
-from poster_edge.models.registry import REGISTRY
+from poster_edge.models.registry import PAPER_FLOPS, REGISTRY
 
 #: Variant of "poster" -> millions of all and of the transformer's parameters, and 2 x multiply-adds in G.
 BUILT = {
@@ -91,6 +91,10 @@ def test_true_counts_are_the_registrys(name: str) -> None:
         facts.live_parameters,
         facts.flops,
     )
+
+
+def test_the_papers_count_of_every_network() -> None:
+    assert {name: count(model_config(name)).paper_flops for name in REGISTRY} == PAPER_FLOPS
 
 
 @pytest.mark.parametrize("table", TABLES)

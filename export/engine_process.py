@@ -98,7 +98,8 @@ def _talk(
     assert child.stdin is not None
     assert child.stdout is not None
     try:
-        child.stdin.write(request + onnx)
+        child.stdin.write(request)
+        child.stdin.write(onnx)
         child.stdin.flush()
     except OSError:
         # It is gone already, and its status tells why.

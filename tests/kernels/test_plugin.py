@@ -27,26 +27,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from poster_edge.cli.kernels_graph import write_graph
-from poster_edge.errors import PosterEdgeError, UnavailableError, UsageError
-from poster_edge.export.cross_fusion_op import DOMAIN, OP
-from poster_edge.export.fp16 import to_fp16
-from poster_edge.export.plugin_graph import plugin_graph
+from poster_edge.errors import PosterEdgeError, UsageError
+from poster_edge.export.cross_fusion_op import DOMAIN
 from poster_edge.export.tensorrt_api import TensorRt
 from poster_edge.files import write_atomic
 from poster_edge.kernels import chain, reference
 from poster_edge.kernels.aot import Entry
 from poster_edge.kernels.aot_loader import pick_arch, read_manifest
 from poster_edge.kernels.launch import ARGUMENTS, LARGEST_BATCH, Launch, plan
-from poster_edge.kernels.pack import PackedDepth, pack
+from poster_edge.kernels.pack import PackedDepth
 from poster_edge.kernels.plugin.embed import table, write_plugin
-from poster_edge.kernels.plugin.weights import UNIT, join_weights, shape_attribute
+from poster_edge.kernels.plugin.weights import join_weights, shape_attribute
 from poster_edge.kernels.shape import FusionShape
-from poster_edge.models.checkpoint import load_model
-from poster_edge.models.fused import fusion_shape
 from poster_edge.models.poster import Poster
 from poster_edge.optional import available
-from poster_edge.runtime.bundle import WEIGHTS_FILE, load_bundle
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -93,20 +87,6 @@ def source(cubins: Path) -> Path:
     done = run(sys.executable, "-m", "poster_edge", "kernels", "plugin", cubins, "-o", folder)
     assert f"{folder}: for sm_86, sm_87" in done.stderr
     return folder
-
-
-@pytest.fixture(scope="module")
-def nano() -> Poster:
-    model, _ = load_model(load_bundle("poster-nano").folder / WEIGHTS_FILE)
-    assert isinstance(model, Poster)
-    return model.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def depths(nano: Poster) -> list[PackedDepth]:
-    fusion = nano.pyramid_fuse
-    shape = fusion_shape(fusion)
-    return [pack(s.state_dict(), heads=shape.heads, shape=shape) for s in fusion.blocks]
 
 
 LAUNCH = ctypes.CFUNCTYPE(
@@ -418,143 +398,6 @@ def test_table_covers_every_batch(cubins: Path) -> None:
                 assert (row.grid_x, -(-batch * row.rows // row.tile) if row.tile else batch) == step.grid
 
 
-def test_weights_are_where_the_offsets_say(depths: list[PackedDepth]) -> None:
-    weights, offsets = join_weights(depths)
-    data = weights.tobytes()
-    wanted = [t for d in depths for t in d.tensors().values()]
-    assert len(offsets) == len(wanted) == 15 * len(depths)
-    for offset, tensor in zip(offsets, wanted, strict=True):
-        expected = tensor.numpy().tobytes()
-        assert data[UNIT * offset : UNIT * offset + len(expected)] == expected
-    with pytest.raises(UsageError, match="at least one"):
-        join_weights([])
-
-
-@pytest.fixture(scope="module")
-def fused(nano: Poster) -> onnx.ModelProto:
-    """Tokens cut from the picture, the packaged model's depths as nodes, and a classifier.
-
-    ``tests/export`` rewrites the real export; what the definition holds is of no interest here.
-    """
-    make, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
-    values = {
-        "rows": np.array([0, 54, 128], np.int64),
-        "begin": np.array([0], np.int64),
-        "twenty": np.array([20], np.int64),
-        "tokens": np.array([1], np.int64),
-        "columns": np.array([2], np.int64),
-        "half": np.array([64], np.int64),
-        "quarter": np.array([32], np.int64),
-        "first": np.array(0, np.int64),
-        "scale": np.ones(128, np.float32),
-        "classes": np.eye(128, 7, dtype=np.float32),
-    }
-    nodes = [
-        make("Reshape", ["image", "rows"], ["cut"], name="reshape"),
-        make("Slice", ["cut", "begin", "twenty", "tokens"], ["more"], name="slice"),
-        make("Concat", ["cut", "more"], ["l0"], name="concat", axis=1),
-        make("Slice", ["l0", "begin", "half", "columns"], ["m0"], name="slice_m"),
-        make("Slice", ["l0", "begin", "quarter", "columns"], ["s0"], name="slice_s"),
-    ]
-    names: list[str] = []
-    for i, stage in enumerate(nano.pyramid_fuse.blocks):
-        state = {k: v.numpy() for k, v in stage.state_dict().items()}
-        linear = {k for k, v in state.items() if v.ndim == 2}
-        names = [f"{k}_t" if k in linear else k for k in state]
-        values |= {f"{i}.{k}": v.T if k in linear else v for k, v in state.items()}
-        inputs, outputs = ([f"{level}{j}" for level in "lms"] for j in (i, i + 1))
-        weights = [f"{i}.{k}" for k in state]
-        nodes.append(make(OP, [*inputs, *weights], outputs, name=f"cross_fusion_{i}", domain=DOMAIN, heads=2))
-    nodes += [
-        make("LayerNormalization", [outputs[0], "scale"], ["normed"], name="norm", axis=-1),
-        make("Gather", ["normed", "first"], ["token"], name="gather", axis=1),
-        make("MatMul", ["token", "classes"], ["logits"], name="head"),
-    ]
-    levels = [f"{kind}_{level}" for kind in ("level", "out") for level in "lms"]
-    body = [make("Identity", [a], [b]) for a, b in zip(levels[:3], levels[3:], strict=True)]
-    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid(DOMAIN, 1)]
-    function = onnx.helper.make_function(DOMAIN, OP, [*levels[:3], *names], levels[3:], body, opsets[:1], ["heads"])
-    graph = onnx.helper.make_graph(
-        nodes,
-        "tokens",
-        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, 48, 48])],
-        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 7])],
-        [tensor(np.ascontiguousarray(v), k) for k, v in values.items()],
-    )
-    return onnx.helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=9)
-
-
-@pytest.fixture(scope="module")
-def graph(fused: onnx.ModelProto) -> onnx.ModelProto:
-    return plugin_graph(fused)
-
-
-def test_graph_has_one_node_with_the_packed_weights(
-    fused: onnx.ModelProto, graph: onnx.ModelProto, depths: list[PackedDepth]
-) -> None:
-    (node,) = [n for n in graph.graph.node if n.domain == DOMAIN]
-    weights, offsets = join_weights(depths)
-    assert {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} == {
-        "shape": shape_attribute(depths[0].shape),
-        "precision": b"fp16",
-        "offsets": offsets,
-        "plugin_namespace": b"poster_edge",
-        "plugin_version": b"1",
-    }
-    stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer}
-    assert np.array_equal(stored[node.input[3]], weights)
-    assert not graph.functions
-    assert not [name for name in stored if name.startswith("0.")], "the old weights are still in the file"
-
-
-@pytest.mark.parametrize(("precision", "casts"), [("fp32", 1), ("w8a16", 4)])
-def test_other_precisions(fused: onnx.ModelProto, nano: Poster, precision: str, casts: int) -> None:
-    found = plugin_graph(fused, precision=precision).graph
-    assert sum(n.op_type == "Cast" for n in found.node) == casts
-    packed = [pack(s.state_dict(), heads=2, precision=precision) for s in nano.pyramid_fuse.blocks]
-    stored = {t.name: onnx.numpy_helper.to_array(t) for t in found.initializer}
-    assert np.array_equal(stored["cross_fusion_weights"], join_weights(packed)[0])
-
-
-def test_the_rest_can_become_fp16(graph: onnx.ModelProto) -> None:
-    half = to_fp16(graph)
-    (node,) = [n for n in half.graph.node if n.domain == DOMAIN]
-    types = {t.name: t.data_type for t in half.graph.initializer}
-    assert types[node.input[3]] == onnx.TensorProto.INT32
-    assert types["classes"] == onnx.TensorProto.FLOAT16
-    assert {n.attribute[0].i for n in half.graph.node if n.name.startswith("cross_fusion_cast")} == {10}
-
-
-def changed(model: onnx.ModelProto, *nodes: onnx.NodeProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.node.extend(nodes)
-    return copy
-
-
-def test_graphs_that_the_plugin_cannot_serve(fused: onnx.ModelProto, graph: onnx.ModelProto) -> None:
-    with pytest.raises(PosterEdgeError, match="export it with --fused-op"):
-        plugin_graph(graph)
-    with pytest.raises(UsageError, match="expected one of fp32, fp16, w8a16"):
-        plugin_graph(fused, precision="bf16")
-    for name, problem in [
-        ("m1", "the levels of cross_fusion_0 are read by others"),
-        ("m2", "'m2' of the last depth is read"),
-        ("l2", "peek reads more than the first token"),
-        ("normed", "norm reads more than the first token"),
-    ]:
-        with pytest.raises(PosterEdgeError, match=problem):
-            plugin_graph(changed(fused, onnx.helper.make_node("Identity", [name], ["seen"], name="peek")))
-
-
-def test_a_bundle_without_fused_nodes(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match=r"has no model\.fused-op\.onnx; export the model with --fused-op"):
-        write_graph(Path("poster-nano"), precision="fp16", output=tmp_path / "x.onnx")
-    (tmp_path / "x.onnx").touch()
-    with pytest.raises(UsageError, match="exists"):
-        write_graph(Path("poster-nano"), precision="fp16", output=tmp_path / "x.onnx")
-
-
 RTX_PROGRAM = """
 import sys
 from poster_edge.export.tensorrt_api import RTX, load
@@ -623,7 +466,8 @@ def test_tensorrt_rtx_passes_on_what_the_plugin_says(in_tensorrt: Command, graph
     done = in_tensorrt(graph, LARGEST_BATCH + 1)
     assert done.stdout.splitlines()[-1] == "none"
     assert "poster_edge::CrossFusionDepth: a batch of 8193 is too large" in done.stderr
-    other = changed(graph)
+    other = onnx.ModelProto()
+    other.CopyFrom(graph)
     node = next(n for n in other.graph.node if n.domain == DOMAIN)
     next(a for a in node.attribute if a.name == "shape").ints[1] = 4
     done = in_tensorrt(other)

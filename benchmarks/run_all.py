@@ -1,8 +1,8 @@
 """Regenerates every figure that the README shows, into benchmarks/results/.
 
-    python benchmarks/run_all.py [--shared FOLDER]
+    python benchmarks/run_all.py [--shared FOLDER] [--part NAME …]
 
-Start-up and PCP need nothing but the checkout; accuracy and crop framing need the data in FOLDER.
+Start-up and PCP need nothing but the checkout; the other parts need the data in FOLDER.
 """
 
 from __future__ import annotations
@@ -15,19 +15,17 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from poster_edge.runtime.int8_sums import sums_int8_exactly
-
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PHOTO = ROOT / "poster_edge" / "zoo" / "samples" / "astronaut.jpg"
-RUNS = 7
+RUNS, COLD_RUNS = 7, 3
 
 
 def cpu_name() -> str:
@@ -50,10 +48,26 @@ def environment() -> dict[str, Any]:
     }
 
 
-def timed(*command: str) -> dict[str, float]:
-    """Wall time (s) and peak memory (MiB) of a whole process, over several runs."""
+def forget_files() -> None:
+    """Take the files of Python, its packages and this project out of the page cache, as after a start of the machine.
+
+    A file that another process has mapped stays.
+    """
+    folders = {Path(sys.prefix) / "lib", Path(sys.base_prefix) / "lib", ROOT / "poster_edge", ROOT / "export"}
+    for path in (p for folder in folders for p in folder.rglob("*") if p.is_file()):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(handle)
+
+
+def timed(*command: str, cold: bool = False) -> dict[str, float]:
+    """Wall time (s) and peak memory (MiB) of a whole process, over several runs; ``cold``: read from the disk."""
     walls = []
-    for _ in range(RUNS):
+    for _ in range(COLD_RUNS if cold else RUNS):
+        if cold:
+            forget_files()
         began = time.perf_counter()
         subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=ROOT)
         walls.append(time.perf_counter() - began)
@@ -70,6 +84,7 @@ def startup() -> dict[str, Any]:
         "import poster_edge": timed("-c", "import poster_edge"),
         "poster-edge --help": timed("-m", "poster_edge", "--help"),
         "poster-edge run --source PHOTO (1 face)": timed("-m", "poster_edge", *photo),
+        "the same, files not in memory": timed("-m", "poster_edge", *photo, cold=True),
     }
 
 
@@ -103,37 +118,56 @@ def crops(shared: Path) -> None:
 
 
 def precisions(shared: Path) -> None:
-    """Accuracy, calibration memory and latency of the lower precisions of the packaged model."""
-    data = str(shared / "data" / "fer2013_train_valid.npz")
+    """Accuracy and calibration memory of the lower precisions of the packaged model."""
     for script in ("precision_accuracy", "calibration_memory"):
-        subprocess.run([sys.executable, f"benchmarks/{script}.py", "--data", data], check=True, cwd=ROOT)
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = f"{folder}/nano"
-        export = [sys.executable, "-m", "poster_edge", "export", "--int8", "--data", data]
-        subprocess.run([*export, "--half", "-o", bundle], check=True, cwd=ROOT)
-        bundles = ["--bundle", bundle]
-        if not sums_int8_exactly():
-            subprocess.run([*export, "--weight-bits", "7", "-o", f"{bundle}-7-bit"], check=True, cwd=ROOT)
-            bundles += ["--bundle", f"{bundle}-7-bit"]
-        weights = str(ROOT / "poster_edge" / "zoo" / "poster-nano" / "model.safetensors")
-        timing = [sys.executable, "benchmarks/precision_latency.py", *bundles, "--checkpoint", weights]
-        subprocess.run(timing, check=True, cwd=ROOT)
+        _script(script, "--data", str(shared / "data" / "fer2013_train_valid.npz"))
+
+
+def zoo(shared: Path) -> None:
+    """Latency of every model beside eager PyTorch."""
+    data, golden = shared / "data" / "fer2013_train_valid.npz", shared / "golden"
+    _script("zoo", "--data", str(data), *(("--golden", str(golden)) if golden.is_dir() else ()))
+
+
+def peers(shared: Path) -> None:
+    """Other packages beside the packaged model; installs them in an environment of their own."""
+    _script("peers", "--data", str(shared / "data" / "fer2013_train_valid.npz"))
+
+
+def _script(name: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, f"benchmarks/{name}.py", *arguments], check=True, cwd=ROOT)
+
+
+#: What can be made alone; the first two take no data.
+ALONE: dict[str, Callable[[], None]] = {
+    "startup": lambda: write("startup.json", {"runs": RUNS, "cold_runs": COLD_RUNS, "commands": startup()}),
+    "pcp": lambda: _script("pcp"),
+}
+WITH_DATA: dict[str, Callable[[Path], None]] = {
+    "evaluation": evaluation,
+    "crops": crops,
+    "precisions": precisions,
+    "zoo": zoo,
+    "peers": peers,
+}
 
 
 def main() -> None:
-    """Run everything that can be run here."""
+    """Run everything that can be run here, or the parts that are named, and write the README's tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shared", type=Path, help="folder with data/fer2013_train_valid.npz")
+    parser.add_argument("--part", action="append", choices=[*ALONE, *WITH_DATA], help="[default: all]")
     args = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    write("startup.json", {"runs": RUNS, "commands": startup()})
-    subprocess.run([sys.executable, "benchmarks/pcp.py"], check=True, cwd=ROOT)
-    if args.shared is not None:
-        shared = args.shared.resolve()
-        evaluation(shared)
-        crops(shared)
-        precisions(shared)
-    subprocess.run([sys.executable, "benchmarks/readme.py"], check=True, cwd=ROOT)
+    if args.shared is None and set(args.part or ()) & set(WITH_DATA):
+        parser.error("these parts need --shared FOLDER")
+    for name, part in ALONE.items():
+        if not args.part or name in args.part:
+            part()
+    for name, with_data in WITH_DATA.items():
+        if args.shared is not None and (not args.part or name in args.part):
+            with_data(args.shared.resolve())
+    _script("readme")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""The README's tables of speed: every model of the zoo, the other packages, and what a run shows."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+Table = Callable[[list[str], list[list[str]]], str]
+Rows = list[dict[str, str]]
+COLUMNS = {
+    "PyTorch eager": "eager PyTorch",
+    "torch.compile": "torch.compile",
+    "onnxruntime fp32": "onnxruntime FP32",
+    "onnxruntime fp16": "FP16",
+    "onnxruntime int8": "INT8",
+    "openvino fp32": "OpenVINO FP32",
+    "openvino fp16": "FP16",
+    "openvino int8": "INT8",
+}
+#: Order of the rows, and what their weights are.
+MODELS = {
+    "poster-nano": "",
+    "fer-vt-nano": "random weights",
+    "cf-dan-nano": "random weights",
+    "poster-t": "stand-in weights",
+    "poster-s": "stand-in weights",
+    "poster": "stand-in weights",
+    "fer-vt": "random weights",
+    "cf-dan": "random weights",
+}
+
+
+def read(path: Path) -> Rows:
+    """Rows of a result file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def zoo(results: Path, table: Table) -> str:
+    """Latency and answers of every model that was measured."""
+    found = {name: read(p) for name in MODELS if (p := results / f"bench_{name}.csv").is_file()}
+    first = next(iter(found.values()))[0]
+    by_label = {name: {r["label"]: r for r in rows} for name, rows in found.items()}
+    speed = [[f"`{n}`", *(_speed(rows.get(label)) for label in COLUMNS)] for n, rows in by_label.items()]
+    answers = [[_named(n), *(_answer(rows.get(label)) for label in COLUMNS)] for n, rows in by_label.items()]
+    memory = [
+        [f"`{n}`", *(_memory(rows.get(label)) for label in ("PyTorch eager", "onnxruntime fp32", "openvino fp32"))]
+        for n, rows in by_label.items()
+    ]
+    head = ["", *COLUMNS.values()]
+    return "\n\n".join(
+        [
+            f"Every model, batch 1, {first['threads']} threads of {first['machine']}, `poster-edge bench`, in turns in "
+            "one run a model (`benchmarks/zoo.py`, `bench_*.csv`): median ms, in brackets times as fast as eager "
+            "PyTorch (95 % intervals are in the files).",
+            table(head, speed),
+            *_noise(found.values()),
+            "What they answer on FER2013 validation faces: accuracy where the weights are trained, else the share of "
+            "faces for which a candidate names the class that eager PyTorch names (– where random weights name one "
+            "class only):",
+            table(head, answers),
+            "Memory of the whole process in MiB, and the size of the FP32 file in MB:",
+            table(["", "eager PyTorch", "onnxruntime FP32", "OpenVINO FP32"], memory),
+            "onnxruntime has no FP16 kernels on a CPU: it computes such a graph in FP32 between casts.",
+        ]
+    )
+
+
+def peers(results: Path, table: Table) -> str:
+    """Other packages beside poster-nano."""
+    rows = read(results / "peers.csv")
+    first = rows[0]
+    cells = [
+        [
+            r["peer"],
+            f"{float(r['file_mb']):.2f}",
+            f"{float(r['accuracy']):.2%}",
+            f"{float(r['accuracy_without_twins']):.2%}",
+            _ms(r["p50_ms"]),
+            _ms(r["p90_ms"]),
+            f"{float(r['ratio']):.2f}",
+            f"{float(r['rss_mib']):.0f}",
+        ]
+        for r in rows
+    ]
+    columns = ["", "file MB", "accuracy", "without twins", "p50 ms", "p90 ms", "x poster-nano", "RSS MiB"]
+    return "\n\n".join(
+        [
+            f"Other packages on the same {first['faces']} FER2013 validation faces, in turns in one run, 1 thread each "
+            f"of {first['machine']}, from a gray 48x48 crop to a label (`benchmarks/peers.py`, `peers.csv`):",
+            table(columns, cells),
+            *_noise([rows]),
+            '"As trained" feeds the crop to the network as it was trained; "own call" is what fer\'s `detect_emotions` '
+            "makes of a face box that is the whole crop. poster-nano's epoch was selected on these faces; what the "
+            "others were trained on is not known here. OpenCV Zoo's MobileFaceNet is in no package that can be had.",
+        ]
+    )
+
+
+def _ms(text: str) -> str:
+    value = float(text)
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _named(name: str) -> str:
+    return f"`{name}`{', ' * bool(MODELS[name])}{MODELS[name]}"
+
+
+def _speed(row: dict[str, str] | None) -> str:
+    if row is None:
+        return "–"
+    return _ms(row["p50_ms"]) + (f" ({float(row['ratio']):.2f}x)" if row["ratio"] else "")
+
+
+def _answer(row: dict[str, str] | None) -> str:
+    if row is None:
+        return "–"
+    if row["accuracy"]:
+        return f"{float(row['accuracy']):.2%}"
+    return f"{float(row['agreement']):.1%}" if row["agreement"] and int(row["named"]) > 1 else "–"
+
+
+def _memory(row: dict[str, str] | None) -> str:
+    return "–" if row is None else f"{float(row['rss_mib']):.0f} ({float(row['file_mb']):.1f})"
+
+
+def _noise(groups: Iterable[Rows]) -> list[str]:
+    """A line when a run was disturbed, so that a table never hides it."""
+    noisy = (r for rows in groups for r in rows if r["noise"])
+    reasons = dict.fromkeys(f"{r.get('model', 'this run')}: {r['noise']}" for r in noisy)
+    return [f"**NOISY**, to be repeated: {'; '.join(reasons)}."] if reasons else []

@@ -23,6 +23,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from poster_edge.calib.ranges import LEVELS, PAIRS_FIT
+from poster_edge.calib.rewrite import rewrite
 from poster_edge.errors import PosterEdgeError, UsageError
 from poster_edge.export.graph import Graph, constant, rebuild
 
@@ -103,8 +104,9 @@ def quantise(
     exclude: Collection[str] = (),
     fp16_scales: bool = False,
     weight_bits: int = 8,
+    keep: Collection[str] = (),
 ) -> onnx.ModelProto:
-    """A copy of a float32 model with Q/DQ pairs.
+    """A copy of a float32 model with Q/DQ pairs, rewritten by :mod:`poster_edge.calib.rewrite` before.
 
     Args:
         model: as exported.
@@ -114,6 +116,7 @@ def quantise(
         exclude: names of nodes that stay in float.
         fp16_scales: choose scales that FP16 represents exactly, for a rest in FP16.
         weight_bits: 8, or 7 for CPUs without VNNI; the graph's metadata then says :data:`PAIRS_FIT`.
+        keep: names of nodes that are not rewritten.
 
     Raises:
         UsageError: unknown placement or number of bits.
@@ -127,6 +130,7 @@ def quantise(
     missing = {t for s in sites for t in s.activations} - ranges.keys()
     if missing:
         raise PosterEdgeError(f"no range for {len(missing)} tensors, such as '{min(missing)}': calibrate this graph")
+    model = rewrite(model, placement=placement, keep=keep)
     quantiser = _Quantiser(model, ranges, sites, fp16_scales, WEIGHT_LEVELS[weight_bits])
     result = quantiser.run(both_sides=placement == "inputs-outputs")
     # A product of two activations has 8 bits on both sides, whatever the weights have.
@@ -156,16 +160,16 @@ class _Quantiser:
         self.reads: dict[tuple[str, str], str] = {}
         # tensor -> nodes that stand right behind its producer
         self.behind: dict[str, list[onnx.NodeProto]] = {}
-        self.trunk: set[str] = set()
+        self.chain: set[str] = set()
         self.both_sides = False
 
     def run(self, *, both_sides: bool) -> onnx.ModelProto:
         self.both_sides = both_sides
-        self.trunk = self._integer_trunk() if both_sides else set()
+        self.chain = self._integer_chain() if both_sides else set()
         inputs = [value.name for value in self.model.graph.input]
         for tensor in (*inputs, *(o for n in self.graph.nodes for o in n.output)):
-            if tensor in self.trunk:
-                self._pair_in_trunk(tensor)
+            if tensor in self.chain:
+                self._pair_in_chain(tensor)
             else:
                 self._pair_for_sites(tensor)
         nodes: list[onnx.NodeProto] = []
@@ -177,51 +181,53 @@ class _Quantiser:
                 nodes += self.behind.get(name, [])
         return rebuild(self.model, [*self.head, *nodes], self.initializers.values())
 
-    def _integer_trunk(self) -> set[str]:
-        """What convolutions read and write, and what the carriers between them do."""
-        trunk = {t for s in self.site_of.values() if s.kind == "conv" for t in (*s.activations, s.output)}
+    def _integer_chain(self) -> set[str]:
+        """What convolutions write, and carriers that alone read such tensors and are read once.
+
+        Other carriers are cheaper in float: a residual stream with two readers would be rounded and
+        converted back and forth for each.
+        """
+        chain = {s.output for s in self.site_of.values() if s.kind == "conv" and self._may_carry(s.output)}
         for node in self.graph.nodes:
-            data = [n for n in node.input if n not in self.graph.initializers]
-            if node.op_type in _CARRIERS and len(data) == len(node.input) and trunk.issuperset(data):
-                trunk.add(node.output[0])
-        return {t for t in trunk if t in self.ranges and t not in self.graph.outputs}
+            alone = all(n in chain and len(self.graph.consumers[n]) == 1 for n in node.input)
+            output = node.output[0]
+            if node.op_type in _CARRIERS and alone and self._may_carry(output) and self._read_once(output):
+                chain.add(output)
+        return chain
+
+    def _may_carry(self, tensor: str) -> bool:
+        return tensor in self.ranges and tensor not in self.graph.outputs
+
+    def _read_once(self, tensor: str) -> bool:
+        return len(self.graph.consumers.get(tensor, [])) == 1
 
     def _pair_for_sites(self, tensor: str) -> None:
-        """A pair that the quantised operators alone read: everything else keeps its precision."""
-        readers = [n for n in self.graph.consumers.get(tensor, []) if self._quantises(n, tensor)]
-        if self.both_sides and len(readers) > 1:
-            self._fan_out(tensor, self.graph.consumers[tensor])
-        elif readers:
-            paired = self._pair(tensor, tensor, tensor)
-            self.reads.update({(tensor, n.name): paired for n in readers})
+        """A pair for each quantised operator that reads a tensor: everything else keeps its precision.
 
-    def _pair_in_trunk(self, tensor: str) -> None:
-        """A pair that every reader sees; onnxruntime asks for one pair per reader (see :meth:`_fan_out`)."""
-        readers = self.graph.consumers.get(tensor, [])
-        if len(readers) > 1:
-            self._fan_out(tensor, readers)
-            return
-        for node in readers:
-            self.reads[tensor, node.name] = self._pair(tensor, tensor, tensor)
-
-    def _fan_out(self, tensor: str, readers: list[onnx.NodeProto]) -> None:
-        """Several readers: each quantised one gets a pair of its own, the others read float.
-
-        On x86 onnxruntime turns INT8 into UINT8 pair by pair, and passes over a QuantizeLinear with
-        several readers; all that touches it would fall back to float.  A convolution still needs a
-        pair right behind it, so the tensor is shared behind a one-input Max, which changes nothing
-        and is not optimised away.
+        On x86 onnxruntime turns INT8 into UINT8 pair by pair and passes over a QuantizeLinear with
+        several readers; all that touches it would fall back to float.  For others one pair will do.
         """
-        shared = tensor
-        producer = self.graph.producer.get(tensor)
-        if producer is not None and tensor in self.trunk and producer.name in self.site_of:
+        readers = [n for n in self.graph.consumers.get(tensor, []) if self._quantises(n, tensor)]
+        apart = self.both_sides and len(readers) > 1
+        paired = self._pair(tensor, tensor, tensor) if readers and not apart else ""
+        for node in readers:
+            self.reads[tensor, node.name] = paired or self._pair(tensor, tensor, f"{tensor}_for_{node.name}")
+
+    def _pair_in_chain(self, tensor: str) -> None:
+        """A pair right behind a convolution; readers in float share it, quantised ones get pairs of their own.
+
+        Two pairs in a row would be merged, and the first has several readers then: a one-input Max
+        stands between them, which changes nothing and is not optimised away.
+        """
+        readers = self.graph.consumers.get(tensor, [])
+        paired = self._pair(tensor, tensor, tensor)
+        shared = paired
+        if len(readers) > 1:
             shared = f"{tensor}_shared"
-            paired = self._pair(tensor, tensor, tensor)
             self.behind[tensor].append(helper.make_node("Max", [paired], [shared], name=f"{tensor}_Max"))
         for node in readers:
-            self.reads[tensor, node.name] = (
-                self._pair(tensor, shared, f"{tensor}_for_{node.name}") if self._quantises(node, tensor) else shared
-            )
+            own = len(readers) > 1 and self._quantises(node, tensor)
+            self.reads[tensor, node.name] = self._pair(tensor, shared, f"{tensor}_for_{node.name}") if own else shared
 
     def _quantises(self, node: onnx.NodeProto, tensor: str) -> bool:
         site = self.site_of.get(node.name)
@@ -230,7 +236,7 @@ class _Quantiser:
     def _range_of(self, tensor: str) -> float:
         """A tensor that only a ReLU reads is clipped below zero anyway: it takes the ReLU's finer range."""
         readers = self.graph.consumers.get(tensor, [])
-        if tensor in self.trunk and len(readers) == 1 and readers[0].op_type == "Relu":
+        if tensor in self.chain and len(readers) == 1 and readers[0].op_type == "Relu":
             return self.ranges.get(readers[0].output[0], self.ranges[tensor])
         return self.ranges[tensor]
 
@@ -297,7 +303,7 @@ class _Quantiser:
                 copy.input[i] = self._weight(site)
             else:
                 copy.input[i] = self.reads.get((name, node.name), name)
-        if node.op_type == "Relu" and self.trunk.issuperset((node.input[0], node.output[0])):
+        if node.op_type == "Relu" and self.chain.issuperset((node.input[0], node.output[0])):
             # The same function; onnxruntime has an integer kernel for this name only.
             copy.op_type = "LeakyRelu"
             copy.attribute.append(helper.make_attribute("alpha", 0.0))

@@ -247,6 +247,7 @@ class Lowering:
             exclude=floats,
             fp16_scales=narrow,
             weight_bits=self.options.weight_bits,
+            keep=self._islands if narrow else (),
         )
         return to_fp16(quantised, islands=self._islands, input_range=clamp) if narrow else quantised
 

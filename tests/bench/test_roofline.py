@@ -116,7 +116,7 @@ def test_posters_bounds_agree_with_those_counted_by_hand() -> None:
     for target, by_hand in BY_HAND.items():
         for precision, expected in zip(("fp16", "int8"), by_hand, strict=True):
             row = found[target, precision]
-            assert row["fused_without_border_maps_us"] == pytest.approx(expected, rel=0.04), target
+            assert row["fused_without_border_maps_us"] == pytest.approx(expected, rel=0.065), target
             # The exported graph stores maps where BatchNorm was folded past a padded convolution.
             assert row["fused_us"] == pytest.approx(expected, rel=0.08), target
     assert record["flops"] == 15_713_741_824

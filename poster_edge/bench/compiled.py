@@ -19,7 +19,8 @@ class CompiledRunner(TorchRunner):
         except Exception as error:  # a compiler that is missing or fails raises many types
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UnavailableError(f"torch.compile cannot compile {self.bundle.manifest.model}: {reason}") from error
-        self.description = self.description.replace(" (", ".compile (", 1)
+        # What computes the attention is the compiler's choice, and the version is torch's.
+        self.description = self.description.replace("torch ", "torch.compile ", 1).partition(", kernels")[0] + ")"
         return self
 
     def _load(self) -> Any:

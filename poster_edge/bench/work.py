@@ -189,7 +189,6 @@ def _runner(candidate: Candidate, bundle: Bundle) -> Runner:
             precision=candidate.precision,
             device=candidate.device,
             threads=candidate.threads,
-            kernels=candidate.kernels,
         )
     return make_runner(
         bundle,

@@ -88,8 +88,9 @@ def measure(
         noise = watch.stop()
         for (process, found), own in zip(pairs, rounds, strict=True):
             found.rounds, found.memory, found.stages = own, process.memory(), process.stages()
-        for process, _ in pairs if afterwards else ():
-            afterwards(process)
+        for process, _ in pairs:
+            if afterwards:
+                afterwards(process)
         return [found for _, found in pairs], noise
 
 

@@ -99,23 +99,23 @@ class Process:
         Raises:
             CandidateError: it cannot be loaded here.
         """
-        return self._ask("open")  # type: ignore[no-any-return]
+        return self._ask("open")
 
     def turn(self, calls: int) -> NDArray[np.float64]:
         """Milliseconds of some calls in a row, after a pause and an untimed call."""
-        return self._ask("turn", calls)  # type: ignore[no-any-return]
+        return self._ask("turn", calls)
 
     def memory(self) -> dict[str, float]:
         """ "rss" and "peak" of the process in MiB."""
-        return self._ask("memory")  # type: ignore[no-any-return]
+        return self._ask("memory")
 
     def stages(self) -> dict[str, float]:
         """Median ms of each stage of a frame; empty for a model alone."""
-        return self._ask("stages")  # type: ignore[no-any-return]
+        return self._ask("stages")
 
     def logits(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Logits (N, C) of N crops."""
-        return self._ask("logits", crops)  # type: ignore[no-any-return]
+        return self._ask("logits", crops)
 
     def _ask(self, command: str, *arguments: object) -> Any:
         try:

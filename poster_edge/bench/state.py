@@ -53,7 +53,8 @@ class State:
 def read_state(root: Path = ROOT, *, gpus: bool = True) -> State:
     """Look at the device once; takes a millisecond, and with ``gpus`` as long as ``nvidia-smi`` does."""
     temperatures, hot = _thermal_zones(root)
-    clocks, throttled = read_clocks(root), ()
+    clocks = read_clocks(root)
+    throttled: tuple[str, ...] = ()
     smi = shutil.which("nvidia-smi") if gpus else None
     if smi:
         gpu_clocks, gpu_temperatures, throttled = _ask_nvidia_smi(smi)

@@ -47,9 +47,11 @@ class Work(Protocol):
         file_bytes: its size.
     """
 
-    description: str
     file: str
     file_bytes: int
+
+    @property
+    def description(self) -> str: ...
 
     def __enter__(self) -> Work: ...
 

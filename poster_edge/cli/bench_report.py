@@ -39,11 +39,11 @@ def deliver(record: Record, *, json_path: str | None, csv_path: str | None, plot
         console.stdout.print(record.environment.device)
         for group in record.groups:
             _print(group)
-    for path, content in ((json_path, record.to_json()), (csv_path, record.to_csv())):
-        if path == "-":
+    for name, content in ((json_path, record.to_json()), (csv_path, record.to_csv())):
+        if name == "-":
             click.echo(content, nl=False)
-        elif path:
-            write_atomic(Path(path), content)
+        elif name:
+            write_atomic(Path(name), content)
     for path in plots:
         from poster_edge.cli.bench_plot import draw
 

@@ -75,7 +75,7 @@ def _compare(
             frames=frames,
             notify=console.message,
             advance=lambda share: bar.update(task, completed=int(100 * share)),
-            afterwards=judge and judge.ask,
+            afterwards=judge.ask if judge else None,
         )
     rows = []
     for one in found:

@@ -24,6 +24,19 @@ from poster_edge.cli.options import data_options, runtime_options
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per inference.")
 @click.option("--json", "json_path", metavar="PATH", help="Write the report as JSON; '-' for stdout.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the confusion matrix into this PNG.")
+@click.option("--tsne", type=click.Path(path_type=Path), help="Draw the features, by t-SNE, into this PNG.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Weights that the features of --tsne come from [default: the bundle's own].",
+)
+@click.option(
+    "--subset",
+    "subsets",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Also measure the images that FILE lists, such as occlusion=rafdb_occlusion_list.txt; may be repeated.",
+)
 def command(
     *,
     model: str,
@@ -40,26 +53,36 @@ def command(
     batch: int,
     json_path: str | None,
     plot: Path | None,
+    tsne: Path | None,
+    checkpoint: Path | None,
+    subsets: tuple[str, ...],
 ) -> None:
     """Measure a bundle on face crops with labels.
 
     The images are taken as crops: no detector runs. Labels are matched by class name, never by
-    position; rows whose class the model does not know are left out and counted.
+    position; rows whose class the model does not know are left out and counted. Parameters and
+    operations are given by the true count and by the POSTER paper's convention.
     """
     from poster_edge.cli import console
-    from poster_edge.cli.eval_report import predict, print_report, select
+    from poster_edge.cli.eval_model import load_weights
+    from poster_edge.cli.eval_report import Measured, open_subsets, predict, print_report, report_of, select
+    from poster_edge.cli.eval_tsne import draw_tsne
     from poster_edge.data.faces import load_faces
-    from poster_edge.errors import InputError, UsageError
+    from poster_edge.errors import InputError
     from poster_edge.files import write_atomic
+    from poster_edge.optional import require
     from poster_edge.runtime.checkpoint_bundle import load_bundle_or_checkpoint
     from poster_edge.runtime.classifier import Classifier
-    from poster_edge.train.metrics import evaluate
 
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise UsageError(f"--plot {plot}: expected a file name that ends in .png")
+    _check_pictures(plot, tsne, checkpoint)
     bundle = load_bundle_or_checkpoint(model, runtime=runtime)
+    network = None
+    if tsne is not None:
+        require("sklearn.manifold", purpose="draw a t-SNE figure")
+        network = load_weights(bundle, checkpoint, purpose="--tsne")
     faces = load_faces(data, dataset=dataset)
     rows = select(faces, bundle.manifest.classes, split)
+    listed = open_subsets(subsets, faces)
     with (
         console.BuildBar() as bar,
         Classifier(
@@ -80,26 +103,11 @@ def command(
         console.message(f"error: {problem}")
     if not read.any():
         raise InputError(f"{data}: not one of {len(rows.indices)} images could be read")
-    labels, temperature = rows.labels[read], classifier.temperature
-    metrics = evaluate(logits, labels, classifier.classes, temperature=temperature)
-    report = {
-        "model": bundle.manifest.model,
-        "bundle": str(bundle.folder),
-        "data": str(data),
-        "dataset": faces.dataset,
-        "split": rows.split,
-        "runtime": classifier.runtime,
-        "precision": classifier.precision,
-        "temperature": temperature,
-        "unknown_class": rows.unknown,
-        "unreadable": len(problems),
-        **metrics.to_dict(),
-    }
-    alone = ~rows.twins[read]
-    if not alone.all():
-        report["without_twins"] = evaluate(
-            logits[alone], labels[alone], classifier.classes, temperature=temperature
-        ).to_dict()
+    measured = Measured(rows, logits, read, classifier.temperature)
+    report = report_of(measured, bundle, faces, listed)
+    report |= {"data": str(data), "runtime": classifier.runtime, "precision": classifier.precision}
+    if tsne is not None and network is not None:
+        report["tsne"] = draw_tsne(tsne, *network, faces, measured)
     if json_path == "-":
         click.echo(json.dumps(report, indent=1))
     else:
@@ -109,6 +117,17 @@ def command(
     if plot is not None:
         from poster_edge.vision.confusion import draw_confusion, write_png
 
-        write_png(plot, draw_confusion(metrics.confusion, classifier.classes))
+        write_png(plot, draw_confusion(report["confusion"], classifier.classes))
     if problems:
         raise InputError(f"{len(problems)} of {len(rows.indices)} images could not be read")
+
+
+def _check_pictures(plot: Path | None, tsne: Path | None, checkpoint: Path | None) -> None:
+    """Refuse what cannot be drawn before anything is measured."""
+    from poster_edge.errors import UsageError
+
+    for option, path in (("--plot", plot), ("--tsne", tsne)):
+        if path is not None and path.suffix.lower() != ".png":
+            raise UsageError(f"{option} {path}: expected a file name that ends in .png")
+    if checkpoint is not None and tsne is None:
+        raise UsageError("--checkpoint gives --tsne its features; without --tsne the model is --model")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.cli import console
+from poster_edge.cli.eval_model import size_and_cost
 from poster_edge.data.faces import FaceSet
 from poster_edge.data.split import twins_in_training
-from poster_edge.errors import InputError
+from poster_edge.data.subsets import Subset, read_subset
+from poster_edge.errors import InputError, UsageError
+from poster_edge.runtime.bundle import Bundle
 from poster_edge.runtime.classifier import Classifier
+from poster_edge.train.metrics import Metrics, evaluate
 
 
 @dataclass(frozen=True)
@@ -81,31 +86,161 @@ def predict(
     return np.concatenate(logits), read, problems
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What the model answered.
+
+    Attributes:
+        rows: what was to be measured.
+        logits: (M, C) of the rows that could be read.
+        read: (N,) which of the rows those are.
+        temperature: divides the logits before the softmax.
+    """
+
+    rows: Rows
+    logits: NDArray[np.float32]
+    read: NDArray[np.bool_]
+    temperature: float
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(M,) class indices of the model."""
+        return self.rows.labels[self.read]
+
+    def metrics(self, classes: tuple[str, ...], among: NDArray[np.bool_] | None = None) -> Metrics:
+        """Figures of all, or of those (M,) ``among`` them."""
+        chosen = np.ones(len(self.logits), bool) if among is None else among
+        return evaluate(self.logits[chosen], self.labels[chosen], classes, temperature=self.temperature)
+
+
+def open_subsets(options: tuple[str, ...], faces: FaceSet) -> dict[str, Subset]:
+    """What the options NAME=FILE name.
+
+    Raises:
+        UsageError: an option is not of that form, or a name is given twice.
+        InputError: see :func:`poster_edge.data.subsets.read_subset`.
+    """
+    found: dict[str, Subset] = {}
+    for option in options:
+        name, equals, file = option.partition("=")
+        if not (name and equals and file):
+            raise UsageError(f"--subset {option}: expected NAME=FILE, such as occlusion=rafdb_occlusion_list.txt")
+        if name in found:
+            raise UsageError(f"--subset: the name '{name}' is given twice")
+        found[name] = read_subset(Path(file), faces)
+    return found
+
+
+def report_of(measured: Measured, bundle: Bundle, faces: FaceSet, subsets: dict[str, Subset]) -> dict[str, Any]:
+    """All figures as JSON takes them.
+
+    Raises:
+        InputError: a subset shares no image with the rows that were measured.
+    """
+    rows, classes = measured.rows, bundle.manifest.classes
+    metrics = measured.metrics(classes)
+    report: dict[str, Any] = {
+        "model": bundle.manifest.model,
+        "bundle": str(bundle.folder),
+        "dataset": faces.dataset,
+        "split": rows.split,
+        "temperature": measured.temperature,
+        "unknown_class": rows.unknown,
+        "unreadable": int((~measured.read).sum()),
+        **metrics.to_dict(),
+        "per_class": per_class(metrics.confusion, classes),
+        "size_and_cost": size_and_cost(bundle),
+    }
+    alone = ~rows.twins[measured.read]
+    report["twins"] = int((~alone).sum())
+    if alone.any() and not alone.all():
+        report["without_twins"] = measured.metrics(classes, alone).to_dict()
+    if subsets:
+        report["subsets"] = {name: _subset(name, subset, measured, classes) for name, subset in subsets.items()}
+    return report
+
+
+def _subset(name: str, subset: Subset, measured: Measured, classes: tuple[str, ...]) -> dict[str, Any]:
+    among = subset.member[measured.rows.indices[measured.read]]
+    if not among.any():
+        raise InputError(
+            f"--subset {name}: none of its images is in the '{measured.rows.split}' split; choose another --split"
+        )
+    found = measured.metrics(classes, among).to_dict()
+    return {"listed": subset.listed, "missing": subset.missing, **found}
+
+
+def per_class(confusion: list[list[int]], classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Images, recall, precision, F1 and the commonest mistake of each class; None where there is nothing to count."""
+    counts = np.asarray(confusion)
+    found = {}
+    for k, name in enumerate(classes):
+        hits, actual, claimed = int(counts[k, k]), int(counts[k].sum()), int(counts[:, k].sum())
+        wrong = counts[k].copy()
+        wrong[k] = 0
+        found[name] = {
+            "images": actual,
+            "recall": hits / actual if actual else None,
+            "precision": hits / claimed if claimed else None,
+            "f1": 2 * hits / (actual + claimed) if actual + claimed else None,
+            "taken_for": classes[int(wrong.argmax())] if wrong.any() else None,
+            "taken_for_share": float(wrong.max() / actual) if actual else None,
+        }
+    return found
+
+
 def print_report(report: dict[str, Any], classes: tuple[str, ...]) -> None:
-    """Tables on stdout: the figures, then recall and confusion per class."""
-    half = report["accuracy_ci95"]
+    """Tables on stdout: the figures, each class, the confusion matrix, the subsets."""
+    title = f"{report['model']} on {report['data']} ({report['split']}), {report['runtime']}"
+    console.stdout.print(console.table(title, ["figure", "value"], _figures(report)))
     rows = [
+        [
+            name,
+            c["images"],
+            _percent(c["recall"]),
+            _percent(c["precision"]),
+            "-" if c["f1"] is None else f"{c['f1']:.3f}",
+            f"{c['taken_for']} {_percent(c['taken_for_share'])}" if c["taken_for"] else "-",
+        ]
+        for name, c in report["per_class"].items()
+    ]
+    columns = ["class", "images", "recall", "precision", "F1", "most taken for"]
+    console.stdout.print(console.table("Per class", columns, rows))
+    matrix = [[name, *counts] for name, counts in zip(classes, report["confusion"], strict=True)]
+    console.stdout.print(console.table("Rows: true class; columns: predicted", ["class", *classes], matrix))
+    if "subsets" in report:
+        rows = [
+            [name, s["count"], _accuracy(s), _percent(s["mean_class_accuracy"]), s["missing"] or ""]
+            for name, s in report["subsets"].items()
+        ]
+        columns = ["subset", "images", "accuracy", "mean class accuracy", "listed, not in the data"]
+        console.stdout.print(console.table("Subsets", columns, rows))
+
+
+def _figures(report: dict[str, Any]) -> list[list[Any]]:
+    rows: list[list[Any]] = [
         ["images", report["count"]],
-        ["accuracy", f"{report['accuracy']:.2%} ± {half:.2%}"],
+        ["accuracy", _accuracy(report)],
         ["mean class accuracy", f"{report['mean_class_accuracy']:.2%}"],
         ["macro F1", f"{report['macro_f1']:.4f}"],
         ["expected calibration error", f"{report['ece']:.4f}"],
         ["negative log-likelihood", f"{report['nll']:.4f} nats"],
     ]
-    if "without_twins" in report:
-        alone = report["without_twins"]
-        rows.append(
-            [
-                f"accuracy without {report['count'] - alone['count']} twins of training images",
-                f"{alone['accuracy']:.2%}",
-            ]
-        )
+    if twins := report["twins"]:
+        alone = f"{report['without_twins']['accuracy']:.2%}" if "without_twins" in report else "all are"
+        rows.append([f"accuracy without {twins} twins of training images", alone])
     if report["unknown_class"]:
         rows.append(["left out: class unknown to the model", report["unknown_class"]])
-    title = f"{report['model']} on {report['data']} ({report['split']}), {report['runtime']}"
-    console.stdout.print(console.table(title, ["figure", "value"], rows))
-    matrix = [
-        [name, "-" if report["recall"][name] is None else f"{report['recall'][name]:.1%}", *counts]
-        for name, counts in zip(classes, report["confusion"], strict=True)
-    ]
-    console.stdout.print(console.table("Rows: true class; columns: predicted", ["class", "recall", *classes], matrix))
+    if cost := report["size_and_cost"]:
+        rows.append(["parameters (of these used)", f"{cost['parameters']:,} ({cost['live_parameters']:,})"])
+        rows.append(["FLOPs, 2 per multiply-add, attention included", f"{cost['flops'] / 1e9:.4g} G"])
+        rows.append(["FLOPs as the POSTER paper counts", f"{cost['paper_flops'] / 1e9:.4g} G"])
+    return rows
+
+
+def _accuracy(figures: dict[str, Any]) -> str:
+    return f"{figures['accuracy']:.2%} ± {figures['accuracy_ci95']:.2%}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

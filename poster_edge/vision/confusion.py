@@ -50,7 +50,7 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     Raises:
         PosterEdgeError: it cannot be encoded or written.
     """
-    done, data = cv2.imencode(".png", image)
+    done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     if not done:
         raise PosterEdgeError(f"cannot encode {path}")
     write_atomic(path, data.tobytes())

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from poster_edge.vision.canvas import sheet, write
 from poster_edge.vision.colours import Colour, colour_of
 
-_SIDE, _MARGIN, _LEGEND, _FOOT = 760, 24, 150, 46
-_RADIUS, _SHIFT = 3.2, 4
+_SIDE, _MARGIN, _LEGEND, _FOOT = 640, 20, 150, 42
+_RADIUS, _SHIFT = 2.8, 4
 
 
 def draw_scatter(

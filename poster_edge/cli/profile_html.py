@@ -9,9 +9,9 @@ from poster_edge.bench.energy import EnergyReport
 from poster_edge.bench.layers import Layer, LayerProfile
 from poster_edge.bench.profiling import Profile, TargetBounds
 from poster_edge.cli.profile_plots import roofline, stage_bar
-from poster_edge.cli.profile_terminal import ASSUMED, figures_of, micro, named, precision_of
+from poster_edge.cli.profile_terminal import ASSUMED, by_kind, figures_of, micro, ms_of, named, precision_of
 from poster_edge.cli.report_html import STYLE, escape, figure, figures, items, section
-from poster_edge.cli.report_plots import Bar, bar_plot
+from poster_edge.cli.report_plots import Bar, bar_plot, shortened
 from poster_edge.files import write_atomic
 
 #: Layers in the table and the bars, slowest first.
@@ -30,10 +30,13 @@ _STAGES = {
     "draw": "#56b4e9",
 }
 _OWN_STYLE = (
-    "\n".join(f".plot .stage.{name} {{ fill: {colour}; }}" for name, colour in _STAGES.items())
+    "\n".join(
+        f".plot .stage.{name} {{ fill: {colour}; }} .key.stage.{name} {{ background: {colour}; }}"
+        for name, colour in _STAGES.items()
+    )
     + """
 .plot .layer { fill: var(--main); fill-opacity: .55; stroke: var(--main); }
-.plot.wide, figure.wide .plot { max-width: none; }
+figure.wide .plot { max-width: 46rem; }
 figure.wide { margin: 0 0 1rem; padding: .75rem; background: var(--card); border-radius: .5rem; }
 .scroll { overflow-x: auto; }
 .numbers td:first-child { text-align: left; overflow-wrap: anywhere; }
@@ -94,7 +97,12 @@ def _stages(found: Profile) -> str:
     rows = [
         [s.name, f"{s.median_ms:.3f}", f"{s.p90_ms:.3f}", f"{s.mean_ms:.3f}", f"{s.share:.1%}"] for s in stages.stages
     ]
-    wide = f'<figure class="wide">\n{stage_bar(stages)}\n</figure>'
+    # Narrow parts of the bar have no room for their name: the colours' key is in one line below it.
+    keys = " ".join(
+        f'<span class="key stage {escape(s.name)}"></span>&#160;{escape(s.name)}&#160;{s.share:.0%}'
+        for s in stages.stages
+    )
+    wide = f'<figure class="wide">\n{stage_bar(stages)}\n<p>{keys}</p>\n</figure>'
     return f"{told}\n{wide}\n{_table(['stage', 'median ms', 'p90 ms', 'mean ms', 'share'], rows)}"
 
 
@@ -110,23 +118,37 @@ def _layers(found: Profile) -> str:
         f"The layers add up to {layers.sum_ms:.2f} ms; an inference without the profiler takes {found.plain_ms:.2f} ms."
         "</p>"
     )
-    plots = [_slowest(layers)]
+    roof = ""
     if found.device:
-        roof = roofline(layers.layers, found.device)
-        caption = (
-            f"{escape(found.device.name)}. Area of a mark: its time. A layer above the slope had its data in a cache. "
-            "Layers without products are not shown."
+        roof = (
+            f'<figure class="wide">\n<figcaption>Roofline of {escape(found.device.name)}</figcaption>\n'
+            f"{roofline(layers.layers, found.device)}\n<p>Area of a mark: the layer's time. A layer above the slope "
+            "had its data in a cache. Layers without products are not shown.</p>\n</figure>"
         )
-        plots.insert(0, figure("Roofline", roof, caption))
-    return f"{told}\n{figures(plots)}\n{_layer_table(found, layers)}"
+    return f"{told}\n{roof}\n{figures(_slowest(layers))}\n{_layer_table(found, layers)}"
 
 
-def _slowest(layers: LayerProfile) -> str:
-    rows = [
-        Bar(f"{layer.name} ({layer.kind})", f"{layer.ms:.3f} ms, {layer.ms / (layers.sum_ms or 1):.1%}", layer.ms)
-        for layer in layers.slowest(TOP_BARS)
+def _slowest(layers: LayerProfile) -> list[str]:
+    """Bars of the slowest layers and of the kinds that take most, side by side."""
+    whole = layers.sum_ms or 1.0
+    single = [
+        Bar(_named(layer), f"{layer.ms:.3f} ms, {layer.ms / whole:.1%}", layer.ms) for layer in layers.slowest(TOP_BARS)
     ]
-    return figure("Slowest layers", bar_plot("Slowest layers", "time, ms", rows), "")
+    kinds = [
+        Bar(f"{kind} ({len(same)})", f"{ms_of(same):.3f} ms, {ms_of(same) / whole:.1%}", ms_of(same))
+        for kind, same in by_kind(layers)[:TOP_BARS]
+    ]
+    return [
+        figure("By kind", bar_plot("Time by kind of layer", "time, ms", kinds)),
+        figure("Slowest layers", bar_plot("Slowest layers", "time, ms", single)),
+    ]
+
+
+def _named(layer: Layer) -> str:
+    """Name and kind, once where they are the same, in a length that leaves room for the figures."""
+    if layer.kind in layer.name:
+        return shortened(layer.name, 180)
+    return f"{shortened(layer.name, 110)} ({shortened(layer.kind, 80)})"
 
 
 def _layer_table(found: Profile, layers: LayerProfile) -> str:

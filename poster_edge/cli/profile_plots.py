@@ -9,17 +9,17 @@ from itertools import pairwise
 from poster_edge.bench.devices import Device
 from poster_edge.bench.layers import Layer
 from poster_edge.bench.profiling import StageProfile
-from poster_edge.cli.report_plots import Axis, Drawing, plain
+from poster_edge.cli.report_plots import Axis, Drawing, plain, shortened
 
 #: Size of the stages' bar and of the roofline, in their own units; a letter is about ``_LETTER`` wide.
-_BAR_SIZE = (720, 74)
-_ROOF_SIZE = (560, 400)
+_BAR_SIZE = (560, 74)
+_ROOF_SIZE = (520, 340)
 _LETTER = 6.6
-_MARGIN = 46
+_MARGIN, _HEAD = 46, 24
 #: Decades that the roofline shows below its roof.
 _DEEP = 4
-#: Layers that get their name beside the mark.
-_NAMED = 6
+#: Layers that get their name beside the mark, where there is room for it.
+_NAMED = 12
 
 
 def stage_bar(found: StageProfile) -> str:
@@ -33,7 +33,7 @@ def stage_bar(found: StageProfile) -> str:
         part = drawing.group(f"{stage.name}: median {stage.median_ms:.3f} ms, {stage.share:.1%} of the time")
         part.add("rect", f"stage {stage.name}", x=round(x, 2), y=4, width=round(wide, 2), height=34)
         for line, text in enumerate((stage.name, f"{stage.median_ms:.2f} ms")):
-            if _LETTER * len(text) + 6 < wide:
+            if _LETTER * len(text) + 10 < wide:
                 part.text(x + 4, 52 + 15 * line, text, "name" if line == 0 else "figure")
         x += wide
     return str(drawing)
@@ -56,6 +56,7 @@ def roofline(layers: Sequence[Layer], device: Device) -> str:
         _roof(drawing, across, up, device, precision)
     longest = max((layer.ms for layer in shown), default=1.0)
     ranked = sorted(shown, key=lambda layer: -layer.ms)
+    written: list[tuple[float, float]] = []
     for rank, layer in enumerate(ranked):
         x, y = across.at(_intensity(layer)), up.at(layer.gflops)
         part = drawing.group(
@@ -64,9 +65,12 @@ def roofline(layers: Sequence[Layer], device: Device) -> str:
         )
         # The area of a mark is the layer's time.
         part.add("circle", "layer", cx=x, cy=y, r=round(2 + 7 * math.sqrt(layer.ms / longest), 2))
-        if rank < _NAMED:
+        free = all(abs(y - other) > 12 or abs(x - across_) > 150 for across_, other in written)
+        if rank < _NAMED and free:
+            written.append((x, y))
             left = x > width * 0.7
-            part.text(x + (-10 if left else 10), y + 4, layer.name[:24], "tick", anchor="end" if left else "start")
+            name = shortened(layer.name, 140)
+            part.text(x + (-12 if left else 12), y + 4, name, "tick", anchor="end" if left else "start")
     return str(drawing)
 
 
@@ -83,7 +87,7 @@ def _axes(layers: Sequence[Layer], device: Device) -> tuple[Axis, Axis]:
     top = max([device.rate(p) / 1e9 for layer in layers for p in layer.cost.flops] or [device.rate("fp32") / 1e9])
     low = max(min(rates, default=top), top / 10**_DEEP)
     # An axis runs from left to right; of this one the left end is the picture's bottom.
-    return across, _decades([low, top], height - 40, 14)
+    return across, _decades([low, top], height - 40, _HEAD)
 
 
 def _decades(values: Sequence[float], left: float, right: float) -> Axis:
@@ -101,7 +105,7 @@ def _grid(drawing: Drawing, across: Axis, up: Axis) -> None:
         drawing.line(across.left, up.at(mark), across.right, up.at(mark), "grid")
         drawing.text(across.left - 4, up.at(mark) + 4, plain(mark), "tick", anchor="end")
     drawing.text((across.left + across.right) / 2, up.left + 31, "FLOP a byte", "unit", anchor="middle")
-    drawing.text(2, up.right - 3, "GFLOP/s", "unit")
+    drawing.text(2, 12, "GFLOP/s", "unit")
 
 
 def _roof(drawing: Drawing, across: Axis, up: Axis, device: Device, precision: str) -> None:

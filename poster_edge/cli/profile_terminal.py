@@ -153,17 +153,23 @@ def _short(name: str, letters: int = 40) -> str:
 
 def _kinds(layers: LayerProfile, whole: float) -> Table:
     """Time and operations of all layers of a kind."""
-    groups: dict[str, list[Layer]] = defaultdict(list)
-    for layer in layers.layers:
-        groups[layer.kind].append(layer)
     rows = [
-        [kind, len(same), f"{_ms(same):.3f}", f"{_ms(same) / whole:.1%}", f"{_flops(same) / 1e6:.1f}"]
-        for kind, same in sorted(groups.items(), key=lambda item: -_ms(item[1]))[:10]
+        [kind, len(same), f"{ms_of(same):.3f}", f"{ms_of(same) / whole:.1%}", f"{_flops(same) / 1e6:.1f}"]
+        for kind, same in by_kind(layers)[:10]
     ]
     return console.table("By kind", ["kind", "layers", "ms", "share", "MFLOP"], rows)
 
 
-def _ms(layers: Iterable[Layer]) -> float:
+def by_kind(layers: LayerProfile) -> list[tuple[str, list[Layer]]]:
+    """Layers of each kind, the kind that takes longest first."""
+    groups: dict[str, list[Layer]] = defaultdict(list)
+    for layer in layers.layers:
+        groups[layer.kind].append(layer)
+    return sorted(groups.items(), key=lambda item: -ms_of(item[1]))
+
+
+def ms_of(layers: Iterable[Layer]) -> float:
+    """Sum of their medians, in ms."""
     return sum(layer.ms for layer in layers)
 
 

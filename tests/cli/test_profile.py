@@ -54,7 +54,7 @@ def check_page(text: str) -> None:
     assert "<script" not in text
     assert "http://" not in text.replace("http://www.w3.org", "")
     svg = [e for e in tree.iter() if e.tag.endswith("svg")]
-    assert len(svg) == 3
+    assert len(svg) == 4
     stages = [e for e in svg[0].iter() if e.get("class", "").startswith("stage ")]
     assert [e.get("class", "").split()[1] for e in stages] == [s for s in DETAILED_STAGES if s != "copy"]
     assert sum(e.get("class") == "layer" for e in svg[1].iter()) > 50

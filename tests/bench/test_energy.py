@@ -8,9 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from poster_edge.bench.energy import Recording, idle_watts
+from poster_edge.bench.energy_bench import Energy
 from poster_edge.bench.energy_meters import Rail, find_rails, jetson_rails, nvml_rails, rapl_rails
 from poster_edge.errors import PosterEdgeError, UnavailableError
 
@@ -248,3 +250,20 @@ def test_locked_rapl_says_what_to_do(tmp_path: Path) -> None:
     energy.unlink()
     energy.mkdir()
     assert "sudo chmod a+r" in rapl_rails(tmp_path)[1]
+
+
+def test_candidates_are_measured_one_after_the_other(tmp_path: Path) -> None:
+    """Each call takes 5 ms and works on four faces; the device draws 6 W whether it works or not."""
+    lay_out(tmp_path, ORIN_NANO)
+    energy = Energy(find_rails(tmp_path), rest_s=0.05, work_s=0.2)
+
+    def turn(calls: int) -> np.ndarray:
+        time.sleep(0.005 * (calls + 1))
+        return np.full(calls, 5.0)
+
+    for _ in range(2):
+        report = energy.of(turn, faces_per_call=4)
+        assert report.faces % 4 == 0
+        assert 0.2 / 0.005 <= report.faces / 4 <= 0.2 / 0.005 + 101
+        assert report.gross_joules == pytest.approx(6 * report.seconds, rel=0.05)
+        assert report.net_joules == pytest.approx(0, abs=1e-6)

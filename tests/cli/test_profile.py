@@ -97,6 +97,31 @@ def test_energy_without_a_meter_is_exit_4(poster_edge: Command) -> None:
     assert json.loads(done.stdout)["energy"]["gross_joules_per_face"] > 0
 
 
+def test_energy_of_a_jetsons_rails(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the sysfs tree of an Orin Nano that draws 6 W whatever happens."""
+    from click.testing import CliRunner
+
+    from poster_edge.bench import energy_meters
+    from poster_edge.cli.profile import command
+
+    folder = tmp_path / "sys/class/hwmon/hwmon1"
+    folder.mkdir(parents=True)
+    for name, value in {"name": "ina3221", "in1_label": "VDD_IN", "in1_input": 5000, "curr1_input": 1200}.items():
+        (folder / name).write_text(f"{value}\n")
+    find = energy_meters.find_rails
+    monkeypatch.setattr(energy_meters, "find_rails", lambda: find(tmp_path))
+    asked = ["--model", str(tiny_bundle), "--detector", "none", "--frames", "30", "--energy", "--idle", "0.5"]
+    done = CliRunner().invoke(command, [*asked, "--json", "-"])
+    assert done.exit_code == 0, done.output
+    energy = json.loads(done.stdout)["energy"]
+    assert (energy["faces"], energy["total"]) == (30, "VDD_IN (INA3221)")
+    assert energy["rails"][0]["idle_watts"] == pytest.approx(6)
+    assert energy["gross_joules_per_face"] == pytest.approx(6 * energy["seconds"] / 30, rel=0.05)
+    assert energy["net_joules_per_face"] == pytest.approx(0, abs=1e-6)
+    shown = CliRunner().invoke(command, asked)
+    assert "J per face gross" in shown.stdout
+
+
 def test_flame_is_as_wide_as_asked() -> None:
     bar = flame([("detect", 0.5), ("infer", 0.25), ("draw", 0.249), ("post", 0.001)], 40).plain
     assert len(bar) == 40

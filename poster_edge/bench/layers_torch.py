@@ -74,7 +74,7 @@ def _named_modules(network: Any) -> Iterator[None]:
 
     def enter(path: str) -> Callable[..., None]:
         def hook(*_: object) -> None:
-            event = record_function(f"{_MODULE}{path}")
+            event: Any = record_function(f"{_MODULE}{path}")
             event.__enter__()
             open_events.append(event)
 

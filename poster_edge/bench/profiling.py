@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -143,7 +143,7 @@ def profile_stages(
     return StageProfile(source, what, len(clocks), faces, seconds, *_summary(clocks), tuple(notes))
 
 
-def _endless(open_frames: Callable[[], Source]) -> Iterator[Frame]:
+def _endless(open_frames: Callable[[], Source]) -> Generator[Frame, None, None]:
     """Frames of a source, from its beginning again when it has ended; a pipe ends for good."""
     while True:
         source = open_frames()

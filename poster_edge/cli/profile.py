@@ -146,6 +146,11 @@ def _stages(
     with opened.classifier() as classifier:
         classifier.time_copies()
         recording, running = Recording(rails), ExitStack()
+
+        def begin() -> None:
+            if rails:
+                running.enter_context(recording)
+
         try:
             found = profile_stages(
                 lambda: open_source(spec, report=console.message, notify=console.message),
@@ -154,7 +159,7 @@ def _stages(
                 what=f"{finder.name} + {opened.bundle.manifest.model} {classifier.precision} on {classifier.runtime}",
                 frames=frames,
                 warmup=WARMUP,
-                begin=(lambda: running.enter_context(recording)) if rails else (lambda: None),
+                begin=begin,
                 advance=advance,
             )
         finally:

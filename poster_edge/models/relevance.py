@@ -85,9 +85,7 @@ def explain(network: Network, x: Tensor, *, classes: Tensor | None = None) -> Re
     Raises:
         UsageError: another network; says why the method does not apply.
     """
-    config = network.config
-    if not isinstance(config, PosterConfig):
-        raise UsageError(f"{config.variant} cannot be explained by its attention: {_REFUSED[type(config)]}")
+    config = check_explainable(network)
     pyramid: Any = network.pyramid_fuse
     training = network.training
     network.eval()
@@ -106,6 +104,19 @@ def explain(network: Network, x: Tensor, *, classes: Tensor | None = None) -> Re
         logits=logits.detach().float().cpu().numpy(),
         explained=explained.cpu().numpy(),
     )
+
+
+def check_explainable(network: Network) -> PosterConfig:
+    """The configuration of a network to which the method applies.
+
+    Raises:
+        UsageError: it does not; says why.
+    """
+    if not isinstance(network.config, PosterConfig):
+        raise UsageError(
+            f"{network.config.variant} cannot be explained by its attention: {_REFUSED[type(network.config)]}"
+        )
+    return network.config
 
 
 @dataclass

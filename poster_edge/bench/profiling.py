@@ -77,7 +77,8 @@ class TargetBounds:
         precision: of arithmetic and storage; "as exported": what the graph says.
         batch: B.
         bounds: of the whole model, in s.
-        floors: of each profiled layer, in s; empty without layers.
+        computes_in: precisions of its products.
+        floors: of each profiled layer, in s; None where it stands for no node of the graph; empty without layers.
     """
 
     target: str
@@ -85,13 +86,13 @@ class TargetBounds:
     precision: str
     batch: int
     bounds: Bounds
-    floors: tuple[float, ...] = ()
+    computes_in: tuple[str, ...] = ()
+    floors: tuple[float | None, ...] = ()
 
     @property
     def doubtful(self) -> bool:
         """Whether a figure of the device that they rest on is derived."""
-        wanted = list(self.device.rates) if self.precision == AS_EXPORTED else [self.precision]
-        return any(self.device.doubtful(p) for p in wanted)
+        return any(self.device.doubtful(p) for p in self.computes_in)
 
 
 #: Name of the precision that a graph has by itself.
@@ -180,8 +181,9 @@ def target_bounds(
         layers: as they were profiled; each gets its floor there.
     """
     seen = graph if precision == AS_EXPORTED else at_precision(graph, precision)
-    floors = tuple(floor(seen.cost(layer.members), device) if layer.members else 0.0 for layer in layers)
-    return TargetBounds(target, device, precision, graph.batch, bounds(seen, device), floors)
+    floors = tuple(floor(seen.cost(layer.members), device) if layer.members else None for layer in layers)
+    computes_in = tuple(seen.total().flops)
+    return TargetBounds(target, device, precision, graph.batch, bounds(seen, device), computes_in, floors)
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,7 @@ class Profile:
             return None
         rows = []
         for i, layer in enumerate(self.layers.layers):
-            floors = {t.target: 1e6 * t.floors[i] for t in self.targets if t.floors}
+            floors = {t.target: _micro(t.floors[i]) for t in self.targets if t.floors}
             rows.append(layer_dict(layer, self.device) | {"floor_on_us": floors})
         return {
             "runtime": self.layers.runtime,
@@ -293,6 +295,10 @@ def device_dict(device: Device) -> dict[str, Any]:
 
 def _figure(value: float, source: str, *, derived: bool) -> dict[str, Any]:
     return {"value": value, "source": source, "derived": derived}
+
+
+def _micro(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e6 * seconds
 
 
 def _bounds_dict(found: Bounds) -> dict[str, float]:

@@ -54,6 +54,7 @@ def roofline(layers: Sequence[Layer], device: Device) -> str:
     precisions = sorted({p for layer in shown for p in layer.cost.flops}) or ["fp32"]
     for precision in precisions:
         _roof(drawing, across, up, device, precision)
+    _slope_label(drawing, across, up, device, min(device.rate(p) for p in precisions) / 1e9)
     longest = max((layer.ms for layer in shown), default=1.0)
     ranked = sorted(shown, key=lambda layer: -layer.ms)
     written: list[tuple[float, float]] = []
@@ -117,5 +118,10 @@ def _roof(drawing: Drawing, across: Axis, up: Axis, device: Device, precision: s
     for (x1, y1), (x2, y2) in pairwise(points):
         drawing.line(across.at(x1), up.at(y1), across.at(x2), up.at(y2), "limit")
     drawing.text(across.right - 4, up.at(rate) - 5, f"{precision} {plain(rate)} GFLOP/s", "used", anchor="end")
-    slope = (start * ridge) ** 0.5
-    drawing.text(across.at(slope) - 6, up.at(slope * bandwidth) - 6, f"{plain(bandwidth)} GB/s", "used", anchor="end")
+
+
+def _slope_label(drawing: Drawing, across: Axis, up: Axis, device: Device, rate: float) -> None:
+    """The bandwidth, halfway up to where the lowest roof begins."""
+    bandwidth = device.bandwidth.value
+    middle = (max(across.low, up.low / bandwidth) * rate / bandwidth) ** 0.5
+    drawing.text(across.at(middle) - 6, up.at(middle * bandwidth) - 6, f"{plain(bandwidth)} GB/s", "used", anchor="end")

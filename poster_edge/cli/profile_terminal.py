@@ -193,8 +193,10 @@ def _here(found: Profile) -> Table:
     return console.table(title, ["bound", "ms", "of the measured time"], rows)
 
 
-def micro(seconds: float) -> str:
-    """Microseconds in three digits."""
+def micro(seconds: float | None) -> str:
+    """Microseconds in three digits; nothing for what has no bound."""
+    if seconds is None:
+        return ""
     value = 1e6 * seconds
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 

@@ -77,7 +77,8 @@ def _attend(
     W: tl.constexpr = 2 * D0 - ((2 * D0) >> L)
     COLUMN: tl.constexpr = 2 * D0 - ((2 * D0) >> LEVEL)
     SQUARES: tl.constexpr = (4 * D0 * D0 - ((4 * D0 * D0) >> (2 * LEVEL))) // 3
-    BK: tl.constexpr = D if D < BLOCK_K else BLOCK_K
+    # Two steps at least: with one, Triton 3.6's warp-group products on sm_90 give wrong sums.
+    BK: tl.constexpr = D // 2 if D <= BLOCK_K else BLOCK_K
     dtype: tl.constexpr = p_x.dtype.element_ty
 
     o_token = tl.arange(0, BN)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.bench.layers_join import Trace
+from poster_edge.errors import UnavailableError
 from poster_edge.runtime.ort_runner import OrtRunner
 
 #: What onnxruntime puts before and after a name when it replaces a node or a tensor by another.
@@ -39,7 +40,15 @@ def trace_onnxruntime(
 
     Returns:
         The layers in the order of execution, and the ms of each whole run.
+
+    Raises:
+        UnavailableError: a provider that compiles the model into one node.
     """
+    if runner.provider.builds_engines:
+        raise UnavailableError(
+            f"--layers: {runner.provider.label} in onnxruntime runs the model as one node and tells no layers; use "
+            "--runtime tensorrt or tensorrt-rtx, or --device cuda:N"
+        )
     with tempfile.TemporaryDirectory(prefix="poster-edge-profile-") as folder:
         optimised = Path(folder) / "optimised.onnx"
         runner.profile_to(Path(folder) / "times", optimised)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poster_edge.cli.options import runtime_options
+from poster_edge.cli.options import detector_options, runtime_options
 
 if TYPE_CHECKING:
     from poster_edge.bench.profiling import Profile
@@ -22,12 +22,7 @@ TARGETS = ("orin-nano", "orin-nx", "agx-orin", "thor", "rtx3060", "rtx4090", "h1
 @click.option("-s", "--source", metavar="SRC", help="As in run: a photo, a clip, a camera [default: a packaged photo].")
 @click.option("--model", default="poster-nano", show_default=True, help="A bundle's folder, or a bundled one's name.")
 @runtime_options
-@click.option(
-    "--detector", type=click.Choice(["auto", "yunet", "haar", "none"]), default="auto", show_default=True,
-    help="As in run.",
-)  # fmt: skip
-@click.option("--detector-model", type=click.Path(path_type=Path), help="YuNet's ONNX file [env: POSTER_EDGE_YUNET].")
-@click.option("--conf", type=click.FloatRange(0, 1), default=0.6, show_default=True, help="Least score of a face.")
+@detector_options
 @click.option("--frames", type=click.IntRange(1), default=50, show_default=True, help="Frames that are timed.")
 @click.option("--layers", is_flag=True, help="Time every layer of the model and compare it with the roofline.")
 @click.option(

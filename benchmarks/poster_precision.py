@@ -1,6 +1,6 @@
 """Full POSTER in FP32, FP16 and INT8: published layout, converted, exported with the gate, timed against eager.
 
-    python benchmarks/poster_precision.py --shared FOLDER --work FOLDER [--images 64]
+    python benchmarks/poster_precision.py --shared FOLDER --work FOLDER [--images 64] [--rounds 20]
 
 The weights are stand-ins (no published checkpoint can be had here): they rank speed and agreement, not accuracy.
 """
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
     work, shared = args.work.resolve(), args.shared.resolve()
     work.mkdir(parents=True, exist_ok=True)
@@ -60,9 +61,11 @@ def main() -> None:
         bundles.append(work / "int8-7-bit")
         if not bundles[-1].is_dir():
             run("export", "--model", str(bundle), "--int8", "--weight-bits", "7", "-o", str(bundles[-1]))
-    latency = [sys.executable, "benchmarks/precision_latency.py", "--checkpoint", str(weights)]
+    rounds = ["--rounds", str(args.rounds)]
+    latency = ["precision_latency.py", "--checkpoint", str(weights)]
     latency += [part for one in bundles for part in ("--bundle", str(one))]
-    subprocess.run(latency, check=True, cwd=ROOT)
+    for script in (latency, ["precision_attention.py", "--bundle", str(bundle)]):
+        subprocess.run([sys.executable, f"benchmarks/{script[0]}", *script[1:], *rounds], check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,15 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from poster_edge.runtime.int8_sums import sums_int8_exactly
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -123,6 +126,23 @@ def precisions(shared: Path) -> None:
         _script(script, "--data", str(shared / "data" / "fer2013_train_valid.npz"))
 
 
+def latency(shared: Path) -> None:
+    """Latency of the packaged model's precisions, with and without attention in INT8, then full POSTER's."""
+    data = str(shared / "data" / "fer2013_train_valid.npz")
+    weights = str(ROOT / "poster_edge" / "zoo" / "poster-nano" / "model.safetensors")
+    with tempfile.TemporaryDirectory() as folder:
+        export = [sys.executable, "-m", "poster_edge", "export", "--int8", "--data", data]
+        bundles = [f"{folder}/nano"]
+        subprocess.run([*export, "--half", "-o", bundles[0]], check=True, cwd=ROOT)
+        if not sums_int8_exactly():
+            bundles.append(f"{folder}/nano-7-bit")
+            subprocess.run([*export, "--weight-bits", "7", "-o", bundles[1]], check=True, cwd=ROOT)
+        _script("precision_latency", *(x for b in bundles for x in ("--bundle", b)), "--checkpoint", weights)
+        _script("precision_attention", "--bundle", bundles[0], "--data", data)
+        if (shared / "golden").is_dir():
+            _script("poster_precision", "--shared", str(shared), "--work", f"{folder}/poster")
+
+
 def zoo(shared: Path) -> None:
     """Latency of every model beside eager PyTorch."""
     data, golden = shared / "data" / "fer2013_train_valid.npz", shared / "golden"
@@ -147,6 +167,7 @@ WITH_DATA: dict[str, Callable[[Path], None]] = {
     "evaluation": evaluation,
     "crops": crops,
     "precisions": precisions,
+    "latency": latency,
     "zoo": zoo,
     "peers": peers,
 }

@@ -43,7 +43,7 @@ def zoo(results: Path, table: Table) -> str:
     first = next(iter(found.values()))[0]
     by_label = {name: {r["label"]: r for r in rows} for name, rows in found.items()}
     speed = [[f"`{n}`", *(_speed(rows.get(label)) for label in COLUMNS)] for n, rows in by_label.items()]
-    answers = [[_named(n), *(_answer(rows.get(label)) for label in COLUMNS)] for n, rows in by_label.items()]
+    answers = [[_named(n), *(_answer(n, rows.get(label)) for label in COLUMNS)] for n, rows in by_label.items()]
     memory = [
         [f"`{n}`", *(_memory(rows.get(label)) for label in ("PyTorch eager", "onnxruntime fp32", "openvino fp32"))]
         for n, rows in by_label.items()
@@ -113,10 +113,10 @@ def _speed(row: dict[str, str] | None) -> str:
     return _ms(row["p50_ms"]) + (f" ({float(row['ratio']):.2f}x)" if row["ratio"] else "")
 
 
-def _answer(row: dict[str, str] | None) -> str:
+def _answer(name: str, row: dict[str, str] | None) -> str:
     if row is None:
         return "–"
-    if row["accuracy"]:
+    if row["accuracy"] and not MODELS[name]:
         return f"{float(row['accuracy']):.2%}"
     return f"{float(row['agreement']):.1%}" if row["agreement"] and int(row["named"]) > 1 else "–"
 

@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "explain": "Draw which places of a face made POSTER choose its class.",
     "bench": "Compare runtimes and precisions with eager PyTorch, in turns in one run.",
     "train": "Train a model, landmark pre-training included.",
+    "ablate": "Train POSTER's ablation variants and make the paper's tables.",
     "convert": "Turn a published POSTER checkpoint into safetensors.",
     "export": "Export a model to ONNX and pack a bundle.",
     "inspect": "Show a bundle's files, layers, engines, calibration and gate.",

@@ -49,6 +49,8 @@ def make_tables(folder: Path, out: Path) -> None:
 def _write(path: Path, rows: list[Row], head: dict[str, Any]) -> None:
     if not rows:
         return
+    # PyTorch's own error; its version is in the head.
+    rows = [{("torch_error" if k == "torch" else k): v for k, v in row.items()} for row in rows]
     columns = list(dict.fromkeys(name for row in [*rows, head] for name in row))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")

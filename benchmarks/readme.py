@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import readme_engines
+import readme_gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -165,8 +166,10 @@ def kernels() -> str:
 
 def figures() -> str:
     """The whole generated part."""
-    note = "Not measured on a Jetson, nor on any GPU. `make bench` regenerates these figures."
-    return "\n\n".join([accuracy(), precision(), latency(), engines(), kernels(), start_up(), note])
+    note = "Not measured on a Jetson. `make bench` regenerates what needs no GPU."
+    return "\n\n".join(
+        [accuracy(), precision(), latency(), engines(), kernels(), readme_gpu.short(RESULTS), start_up(), note]
+    )
 
 
 def main() -> None:
@@ -192,6 +195,7 @@ def main() -> None:
 PAGES = {
     README: figures,
     ROOT / "docs" / "tensorrt.md": lambda: readme_engines.full(RESULTS / "engines.csv", table),
+    ROOT / "docs" / "kernels.md": lambda: readme_gpu.tables(RESULTS, table),
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,139 @@
+"""What a GPU measured of the fused kernels, as docs/kernels.md shows it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+Row = dict[str, str]
+Table = Callable[[list[str], list[list[str]]], str]
+_RIVALS = ("sdpa + graph", "compile + graph", "compile max-autotune-no-cudagraphs")
+_KERNELS = ("attend", "project", "expand", "contract", "mix", "depth", "logits")
+
+
+def tables(results: Path, table: Table) -> str:
+    """Errors, times and where the time goes, from gpu_check.csv, gpu_bench.csv and gpu_kernels.csv."""
+    check, bench, kernels = (_read(results / f"gpu_{n}.csv") for n in ("check", "bench", "kernels"))
+    head = bench[0]
+    failed = [r for r in check if r["ok"] != "True" and r["error"]]
+    return "\n\n".join(
+        [
+            f"Measured on an {head['device']}, torch {head['torch']}, Triton {head['triton']}, {head['date']} "
+            "(`make gpu-check`, `make gpu-bench`; `gpu_check.csv`, `gpu_bench.csv`, `gpu_kernels.csv`).",
+            _errors(check, table),
+            f"{len(check)} rows in all: kernels, depths, logits, CUDA C++ k1, folders compiled ahead, CUDA graphs, the "
+            f"torch runtime, memory and streams; {_sanitizer(check)}. {_failures(failed)}",
+            _times(bench, table),
+            "![times](../benchmarks/results/gpu_bench.png)",
+            _shares(kernels, table),
+        ]
+    )
+
+
+def short(results: Path) -> str:
+    """One sentence for the README."""
+    bench = _read(results / "gpu_bench.csv")
+    at = _by_mode(bench, "poster transformer", "1")
+    whole = _by_mode(bench, "poster", "1")
+    own, all_of_it = at["fused + graph"], whole["fused + graph"]
+    return (
+        f"On an {bench[0]['device']} POSTER's transformer at batch 1 takes {own:.2f} ms in a CUDA graph, "
+        f"{at['eager'] / own:.0f} times as fast as eager PyTorch and {_best(at) / own:.1f} times as fast as the best of "
+        f"torch.compile and SDPA in CUDA graphs; the whole network {all_of_it:.2f} ms, "
+        f"{whole['eager'] / all_of_it:.0f} times as fast as eager (FP16, cold L2; [docs/kernels.md](docs/kernels.md))."
+    )
+
+
+def _read(path: Path) -> list[Row]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _errors(rows: Sequence[Row], table: Table) -> str:
+    lines = []
+    for model in ("nano", "no-mix", "poster"):
+        for kernel in _KERNELS:
+            cells = []
+            for precision in ("fp32", "fp16", "bf16", "w8a16"):
+                group = [r for r in rows if r["what"].split()[:2] == [model, kernel] and r["precision"] == precision]
+                worst = [max((float(r[k]) for r in group if r[k]), default=0.0) for k in ("error", "torch_error")]
+                cells.append(f"{worst[0]:.1e} ({worst[1]:.1e})" if group else "")
+            if any(cells):
+                lines.append([model, kernel, *cells])
+    note = "Relative L2 error against float64, worst level and batch; in brackets PyTorch's own in the same type:"
+    return note + "\n\n" + table(["weights", "", "fp32", "fp16", "bf16", "w8a16"], lines)
+
+
+def _sanitizer(rows: Sequence[Row]) -> str:
+    notes = {r["what"].split()[-1]: r["note"] for r in rows if r["what"].startswith("compute-sanitizer")}
+    return "; ".join(f"compute-sanitizer {tool}: {note}" for tool, note in notes.items())
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    if not rows:
+        return "None above its bar."
+    named = "; ".join(f"{r['what']} in {r['precision']}, {float(r['error']):.1e}" for r in rows)
+    return f"Above its bar: {named}."
+
+
+def _by_mode(rows: Sequence[Row], what: str, batch: str) -> dict[str, float]:
+    """Mode -> median in ms, cold L2."""
+    return {
+        r["mode"]: float(r["p50_ms"])
+        for r in rows
+        if (r["what"], r["batch"], r["cache"]) == (what, batch, "cold") and r["p50_ms"]
+    }
+
+
+def _best(times: dict[str, float]) -> float:
+    return min(times[m] for m in _RIVALS if m in times)
+
+
+def _times(rows: Sequence[Row], table: Table) -> str:
+    modes = ["eager", "sdpa + graph", "compile + graph", "fused", "fused + graph", "w8a16 + graph"]
+    lines = []
+    for what, batch in dict.fromkeys((r["what"], r["batch"]) for r in rows if r["batch"]):
+        at = _by_mode(rows, what, batch)
+        if "fused + graph" not in at:
+            continue
+        fused = at["fused + graph"]
+        floor = next(
+            float(r["floor_share"])
+            for r in rows
+            if (r["what"], r["batch"], r["mode"], r["cache"]) == (what, batch, "fused + graph", "cold")
+        )
+        lines.append(
+            [
+                what,
+                batch,
+                *(f"{at[m]:.3g}" if m in at else "" for m in modes),
+                f"{at['eager'] / fused:.1f}x",
+                f"{_best(at) / fused:.2f}x",
+                f"{floor:.1%}",
+            ]
+        )
+    note = (
+        "Medians in ms, FP16, cold L2, weights of their own in every depth. The last columns are of fused + graph: "
+        "times as fast as eager, times as fast as the best of SDPA and torch.compile in CUDA graphs, share of the "
+        "floor. An empty cell was not measured (torch.compile of the whole network did not end in time) or not timed "
+        "(above its bar):"
+    )
+    return note + "\n\n" + table(["", "batch", *modes, "of eager", "of the best", "of the floor"], lines)
+
+
+def _shares(rows: Sequence[Row], table: Table) -> str:
+    names = [f"{k}_kernel" for k in ("attend", "project", "expand", "contract", "mix")]
+    lines = []
+    for what in dict.fromkeys(r["what"] for r in rows):
+        own = {r["kernel"]: r for r in rows if r["what"] == what}
+        whole = sum(float(r["forward_us"]) for r in own.values())
+        rest = whole - sum(float(own[n]["forward_us"]) for n in names if n in own)
+        cells = [f"{float(own[n]['forward_us']):.0f}" if n in own else "" for n in names]
+        lines.append([what, *cells, f"{rest:.0f}", f"{whole:.0f}"])
+    note = (
+        "Where the time of one forward pass of the transformer goes, µs in the GPU by torch's profiler (8 launches of "
+        "each; "
+        '"rest" is the pyramid\'s entry and exit in PyTorch):'
+    )
+    return note + "\n\n" + table(["", "attend", "project", "expand", "contract", "mix", "rest", "sum"], lines)

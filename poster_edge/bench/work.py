@@ -47,11 +47,14 @@ class Work(Protocol):
         file_bytes: its size.
     """
 
-    file: str
-    file_bytes: int
-
     @property
     def description(self) -> str: ...
+
+    @property
+    def file(self) -> str: ...
+
+    @property
+    def file_bytes(self) -> int: ...
 
     def __enter__(self) -> Work: ...
 
@@ -81,8 +84,6 @@ class ModelWork:
     def __init__(self, candidate: Candidate) -> None:
         self.candidate, self._bundle = candidate, open_bundle(candidate)
         self._runner = _runner(candidate, self._bundle)
-        self.file = self._runner.file
-        self.file_bytes = self._bundle.manifest.artefacts[self.file].bytes
 
     def __enter__(self) -> ModelWork:
         self._runner.__enter__()
@@ -98,6 +99,16 @@ class ModelWork:
     def description(self) -> str:
         """What really runs."""
         return self._runner.description
+
+    @property
+    def file(self) -> str:
+        """Of the bundle that runs."""
+        return self._runner.file
+
+    @property
+    def file_bytes(self) -> int:
+        """Its size."""
+        return self._bundle.manifest.artefacts[self.file].bytes
 
     def call(self) -> object:
         """Execute the model once."""
@@ -140,8 +151,7 @@ class FrameWork:
         self._pipeline = Pipeline(detector, self._classifier)
         self._detector = detector.name
         self._frames = _decode(frames)
-        self._next, self.file = 0, _file_of(self._classifier)
-        self.file_bytes = bundle.manifest.artefacts[self.file].bytes
+        self._next, self._bundle = 0, bundle
         self._stages: list[dict[str, float]] = []
         self._faces = 0
 
@@ -156,6 +166,16 @@ class FrameWork:
     def description(self) -> str:
         """What really runs."""
         return f"{self._detector} + {self._classifier.runtime}"
+
+    @property
+    def file(self) -> str:
+        """Of the bundle that runs."""
+        return self._classifier.file
+
+    @property
+    def file_bytes(self) -> int:
+        """Its size."""
+        return self._bundle.manifest.artefacts[self.file].bytes
 
     def call(self) -> object:
         """The next frame."""
@@ -175,11 +195,6 @@ class FrameWork:
         names = self._stages[-1] if self._stages else {}
         medians = {n: float(np.median([s[n] for s in self._stages])) for n in names}
         return {**medians, "faces": self._faces / max(1, self._next)}
-
-
-def _file_of(classifier: Classifier) -> str:
-    runner: Any = classifier._runner
-    return str(runner.file)
 
 
 def _runner(candidate: Candidate, bundle: Bundle) -> Runner:

@@ -116,11 +116,6 @@ class Classifier:
 
     @property
     def file(self) -> str:
-        """Name of the bundle's model that runs."""
-        return self._runner.file
-
-    @property
-    def file(self) -> str:
         """The bundle's file that runs."""
         return self._runner.file
 

@@ -16,6 +16,7 @@ from poster_edge.bench.energy import EnergyReport
 from poster_edge.bench.environment import Environment
 from poster_edge.bench.layers import Layer, LayerProfile
 from poster_edge.bench.layers_graph import Graph
+from poster_edge.bench.noise import Noise
 from poster_edge.bench.roofline import Bounds, at_precision, bounds, floor
 from poster_edge.errors import InputError
 from poster_edge.pipeline.frame import Frame, Source
@@ -51,7 +52,7 @@ class StageProfile:
         what: detector, model, precision and runtime.
         frames: that were timed.
         faces: found in them.
-        seconds: wall time of the timed part.
+        seconds: wall time of the timed part, looks at the machine included.
         stages: those that ran, in their order.
         total_ms: median of a frame's sum.
         notes: what the reader should know.
@@ -65,6 +66,11 @@ class StageProfile:
     stages: tuple[Stage, ...]
     total_ms: float
     notes: tuple[str, ...]
+
+    @property
+    def rate(self) -> float:
+        """Frames a second, one after the other, from the stages' means."""
+        return 1e3 / max(sum(s.mean_ms for s in self.stages), 1e-9)
 
 
 @dataclass(frozen=True)
@@ -200,6 +206,7 @@ class Profile:
         here: bounds of the model on this machine.
         targets: bounds on other devices.
         energy: of the timed frames, where it was asked for.
+        noise: what disturbed the run.
         notes: what the reader should know.
     """
 
@@ -212,7 +219,14 @@ class Profile:
     here: Bounds | None = None
     targets: tuple[TargetBounds, ...] = ()
     energy: EnergyReport | None = None
+    noise: Noise | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def all_notes(self) -> list[str]:
+        """What the reader should know of all parts, what disturbed the run first."""
+        told = [f"NOISY: {reason}" for reason in self.noise.reasons] if self.noise else []
+        return [*told, *self.notes, *self.stages.notes, *(self.layers.notes if self.layers else ())]
 
     def to_json(self) -> str:
         """The record as JSON; times in ms and µs as their names say, bytes and operations as integers."""
@@ -224,6 +238,7 @@ class Profile:
             "schema": SCHEMA,
             "kind": KIND,
             "environment": self.environment.to_dict(),
+            "noise": self.noise.to_dict() if self.noise else None,
             "model": self.model,
             "stages": _stages_dict(self.stages),
             "layers": self._layers_dict(),
@@ -241,7 +256,7 @@ class Profile:
                 for t in self.targets
             ],
             "energy": self.energy.to_dict() if self.energy else None,
-            "notes": [*self.notes, *self.stages.notes, *(self.layers.notes if self.layers else ())],
+            "notes": self.all_notes,
         }
 
     def _layers_dict(self) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -94,6 +95,7 @@ def _profile(
     """Everything that was asked for, cheap checks first."""
     from poster_edge.bench.energy_meters import find_rails
     from poster_edge.bench.environment import read_environment
+    from poster_edge.bench.noise import Watch
     from poster_edge.bench.profiling import Profile
     from poster_edge.cli import console
     from poster_edge.cli.profile_model import Model, examine
@@ -111,14 +113,23 @@ def _profile(
     bundle = load_bundle_or_checkpoint(model, runtime=runtime["runtime"])
     finder = choose_detector(detector, detector_model, conf=conf, notify=console.message)
     opened = Model(bundle, runtime)
+    watch = Watch([os.getpid()])
+    watch.start()
     with console.progress_bar() as bar:
         task = bar.add_task("frames", total=frames + WARMUP)
         stages, report = _stages(
-            source, finder, opened, frames=frames, rails=rails, idle=idle, advance=lambda: bar.advance(task)
+            source,
+            finder,
+            opened,
+            frames=frames,
+            rails=rails,
+            idle=idle,
+            advance=lambda: bar.advance(task),
+            watch=watch,
         )
         bar.update(task, description="layers", total=None)
         rest = examine(opened, layers=layers, batch=batch, runs=runs, targets=targets, precision=target_precision)
-    return Profile(read_environment(), opened.facts(), stages, energy=report, **rest)
+    return Profile(read_environment(), opened.facts(), stages, energy=report, noise=watch.stop(), **rest)
 
 
 #: Frames before the timed ones.
@@ -126,7 +137,15 @@ WARMUP = 5
 
 
 def _stages(
-    source: str | None, finder: Any, opened: Any, *, frames: int, rails: Any, idle: float, advance: Callable[[], None]
+    source: str | None,
+    finder: Any,
+    opened: Any,
+    *,
+    frames: int,
+    rails: Any,
+    idle: float,
+    advance: Callable[[], None],
+    watch: Any,
 ) -> tuple[Any, Any]:
     """Stages of the frames, and their energy where there are rails."""
     from poster_edge.bench.energy import Recording, idle_watts
@@ -146,6 +165,12 @@ def _stages(
             if rails:
                 running.enter_context(recording)
 
+        def step() -> None:
+            advance()
+            # The look at the machine takes some milliseconds of work, which no meter should see.
+            if not rails:
+                watch.round_done()
+
         try:
             found = profile_stages(
                 lambda: open_source(spec, report=console.message, notify=console.message),
@@ -155,8 +180,9 @@ def _stages(
                 frames=frames,
                 warmup=WARMUP,
                 begin=begin,
-                advance=advance,
+                advance=step,
             )
         finally:
             running.close()
+        watch.round_done()
     return found, recording.report(faces=found.faces, idle=rest) if rails else None

@@ -57,13 +57,12 @@ def write_page(path: Path, found: Profile) -> Path:
 def page(found: Profile) -> str:
     """The page as text."""
     title = escape(f"Profile of {found.model['name']} {found.model['precision']}")
-    notes = [*found.notes, *found.stages.notes, *(found.layers.notes if found.layers else ())]
     parts = [
         section("Stages of a frame", [_stages(found)]),
         section("Layers", [_layers(found)]),
         section("Least times", [_bounds(found)]),
         section("Energy", [_energy(found.energy)]),
-        section("Notes", [items(notes)]),
+        section("Notes", [items(found.all_notes)]),
         section("Machine", [_facts(found)]),
     ]
     body = "\n".join(p for p in parts if p)
@@ -91,7 +90,7 @@ def _stages(found: Profile) -> str:
     stages = found.stages
     told = (
         f"<p>{escape(stages.what)}<br>{escape(stages.source)}: {stages.frames} frames, {stages.faces} faces, "
-        f"<strong>{stages.total_ms:.2f} ms</strong> a frame (median), {stages.frames / stages.seconds:.1f} frames/s. "
+        f"<strong>{stages.total_ms:.2f} ms</strong> a frame (median), {stages.rate:.1f} frames/s one after the other. "
         "Width: mean share; figures: median.</p>"
     )
     rows = [

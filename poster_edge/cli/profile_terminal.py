@@ -53,7 +53,7 @@ def show(found: Profile, *, top: int) -> None:
         console.message(ASSUMED)
     if found.energy:
         _energy(found)
-    for note in (*found.notes, *found.stages.notes, *(found.layers.notes if found.layers else ())):
+    for note in found.all_notes:
         console.message(f"note: {note}")
 
 
@@ -62,10 +62,9 @@ def show(found: Profile, *, top: int) -> None:
 
 def _stages(found: StageProfile) -> None:
     console.stdout.print(f"{found.what}", markup=False)
-    rate = found.frames / found.seconds
     console.stdout.print(
         f"{found.source}: {found.frames} frames, {found.faces} faces, {found.total_ms:.2f} ms a frame (median), "
-        f"{rate:.1f} frames/s",
+        f"{found.rate:.1f} frames/s one after the other",
         markup=False,
     )
     width = min(_BAR, console.stdout.width)

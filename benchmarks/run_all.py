@@ -2,7 +2,7 @@
 
     python benchmarks/run_all.py [--shared FOLDER] [--part NAME …]
 
-Start-up and PCP need nothing but the checkout; the other parts need the data in FOLDER.
+Start-up, PCP and profiles need nothing but the checkout; the other parts need the data in FOLDER.
 """
 
 from __future__ import annotations
@@ -158,10 +158,11 @@ def _script(name: str, *arguments: str) -> None:
     subprocess.run([sys.executable, f"benchmarks/{name}.py", *arguments], check=True, cwd=ROOT)
 
 
-#: What can be made alone; the first two take no data.
+#: What can be made alone; the first of them take no data.
 ALONE: dict[str, Callable[[], None]] = {
     "startup": lambda: write("startup.json", {"runs": RUNS, "cold_runs": COLD_RUNS, "commands": startup()}),
     "pcp": lambda: _script("pcp"),
+    "profiles": lambda: _script("profiles"),
 }
 WITH_DATA: dict[str, Callable[[Path], None]] = {
     "evaluation": evaluation,

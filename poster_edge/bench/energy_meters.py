@@ -70,6 +70,19 @@ def find_rails(root: Path = ROOT, *, gpu: int = 0, nvml: Any = None) -> list[Rai
     return rails
 
 
+def nvml_index(device: str, visible: str | None) -> int:
+    """NVML's number of the GPU that ``--device`` names; CUDA counts only those that are visible to it.
+
+    Args:
+        device: such as "auto" or "cuda:1".
+        visible: value of ``CUDA_VISIBLE_DEVICES``, None where it is not set.
+    """
+    number_ = device.partition(":")[2]
+    index = int(number_) if number_.isdigit() else 0
+    seen = [v.strip() for v in (visible or "").split(",")]
+    return int(seen[index]) if index < len(seen) and seen[index].isdigit() else index
+
+
 def jetson_rails(root: Path = ROOT) -> list[Rail]:
     """Rails of a Jetson's INA3221 (three channels each) and INA238."""
     rails: list[Rail] = []

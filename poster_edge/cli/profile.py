@@ -93,7 +93,7 @@ def _profile(
     **runtime: Any,
 ) -> Profile:
     """Everything that was asked for, cheap checks first."""
-    from poster_edge.bench.energy_meters import find_rails
+    from poster_edge.bench.energy_meters import find_rails, nvml_index
     from poster_edge.bench.environment import read_environment
     from poster_edge.bench.noise import Watch
     from poster_edge.bench.profiling import Profile
@@ -105,9 +105,10 @@ def _profile(
 
     if target_precision and not targets:
         raise click.UsageError("--target-precision is for --target: add --target NAME")
+    gpu = nvml_index(runtime["device"], os.environ.get("CUDA_VISIBLE_DEVICES"))
     if layers and runtime["cuda_graph"]:
         raise click.UsageError("--layers: a CUDA graph is launched as a whole; leave --cuda-graph out")
-    rails = find_rails() if energy else []
+    rails = find_rails(gpu=gpu) if energy else []
     if layers or targets:
         require("onnx", purpose="count the operations of a model's layers")
     bundle = load_bundle_or_checkpoint(model, runtime=runtime["runtime"])

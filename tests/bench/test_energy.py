@@ -13,7 +13,7 @@ import pytest
 
 from poster_edge.bench.energy import Recording, idle_watts
 from poster_edge.bench.energy_bench import Energy
-from poster_edge.bench.energy_meters import Rail, find_rails, jetson_rails, nvml_rails, rapl_rails
+from poster_edge.bench.energy_meters import Rail, find_rails, jetson_rails, nvml_index, nvml_rails, rapl_rails
 from poster_edge.errors import PosterEdgeError, UnavailableError
 
 
@@ -236,6 +236,14 @@ def test_nvml_without_counter_gives_power() -> None:
     rails, _ = nvml_rails(0, nvml(power=lambda handle: 75_500))
     assert [(r.counts, r.read()) for r in rails] == [(False, 75.5)]
     assert nvml_rails(0, nvml())[1] == "GPU 0, NVIDIA RTX tells neither its energy nor its power"
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "index"),
+    [("auto", None, 0), ("cuda:1", None, 1), ("cuda:1", "2,3", 3), ("cuda:0", "GPU-4fe1", 0), ("tensorrt:2", "", 2)],
+)
+def test_nvml_counts_all_gpus(device: str, visible: str | None, index: int) -> None:
+    assert nvml_index(device, visible) == index
 
 
 def test_no_meter_says_what_was_looked_for(tmp_path: Path) -> None:

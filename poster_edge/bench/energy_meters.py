@@ -46,13 +46,16 @@ class Rail:
     whole: bool = True
 
 
-def find_rails(root: Path = ROOT, *, gpu: int = 0, nvml: Any = None) -> list[Rail]:
+def find_rails(
+    root: Path = ROOT, *, gpu: int = 0, nvml: Any = None, notify: Callable[[str], None] | None = None
+) -> list[Rail]:
     """Every rail that can be read now.
 
     Args:
         root: where ``/sys`` is.
         gpu: NVIDIA's number of the GPU whose energy is asked for.
         nvml: stands in for the package ``pynvml``.
+        notify: told why the totals are without something that could be metered.
 
     Raises:
         UnavailableError: there is none; says what was looked for and what to do.
@@ -65,6 +68,8 @@ def find_rails(root: Path = ROOT, *, gpu: int = 0, nvml: Any = None) -> list[Rai
             rails += found
             if not found:
                 reasons.append(reason)
+    if rails and notify and any("sudo" in reason for reason in reasons):
+        notify(f"{'; '.join(reasons)}: the energy is without it")
     if not rails:
         raise UnavailableError(f"no power meter can be read here: {'; '.join(reasons)}; leave --energy out")
     return rails

@@ -108,7 +108,7 @@ def _profile(
     gpu = nvml_index(runtime["device"], os.environ.get("CUDA_VISIBLE_DEVICES"))
     if layers and runtime["cuda_graph"]:
         raise click.UsageError("--layers: a CUDA graph is launched as a whole; leave --cuda-graph out")
-    rails = find_rails(gpu=gpu) if energy else []
+    rails = find_rails(gpu=gpu, notify=console.message) if energy else []
     if layers or targets:
         require("onnx", purpose="count the operations of a model's layers")
     bundle = load_bundle_or_checkpoint(model, runtime=runtime["runtime"])

@@ -258,6 +258,10 @@ def test_locked_rapl_says_what_to_do(tmp_path: Path) -> None:
     energy.unlink()
     energy.mkdir()
     assert "sudo chmod a+r" in rapl_rails(tmp_path)[1]
+    told: list[str] = []
+    rails = find_rails(tmp_path, nvml=nvml(power=lambda handle: 1000), notify=told.append)
+    assert [r.meter for r in rails] == ["NVML"]
+    assert "the energy is without it" in told[0]
 
 
 def test_candidates_are_measured_one_after_the_other(tmp_path: Path) -> None:

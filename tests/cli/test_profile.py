@@ -109,7 +109,7 @@ def test_energy_of_a_jetsons_rails(tmp_path: Path, tiny_bundle: Path, monkeypatc
     for name, value in {"name": "ina3221", "in1_label": "VDD_IN", "in1_input": 5000, "curr1_input": 1200}.items():
         (folder / name).write_text(f"{value}\n")
     find = energy_meters.find_rails
-    monkeypatch.setattr(energy_meters, "find_rails", lambda gpu: find(tmp_path, gpu=gpu))
+    monkeypatch.setattr(energy_meters, "find_rails", lambda **asked: find(tmp_path, **asked))
     asked = ["--model", str(tiny_bundle), "--detector", "none", "--frames", "30", "--energy", "--idle", "0.5"]
     done = CliRunner().invoke(command, [*asked, "--json", "-"])
     assert done.exit_code == 0, done.output

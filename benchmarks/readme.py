@@ -194,7 +194,7 @@ def main() -> None:
 #: Page -> what stands between its marks.
 PAGES = {
     README: figures,
-    ROOT / "docs" / "tensorrt.md": lambda: readme_engines.full(RESULTS / "engines.csv", table),
+    ROOT / "docs" / "tensorrt.md": lambda: readme_engines.page(RESULTS, table),
     ROOT / "docs" / "kernels.md": lambda: readme_gpu.tables(RESULTS, table),
 }
 

@@ -43,7 +43,24 @@ def short(path: Path, table: Table) -> str:
 
 def page(results: Path, table: Table) -> str:
     """Everything on docs/tensorrt.md."""
-    return "\n\n".join([full(results / "engines.csv", table), damaged(results / "broken_onnx.json")])
+    parts = [on_gpu(results / "gpu_check.csv"), full(results / "engines.csv", table)]
+    broken = results / "broken_onnx.json"
+    return "\n\n".join([*parts, *([damaged(broken)] if broken.is_file() else [])])
+
+
+def on_gpu(path: Path) -> str:
+    """What of the runner was executed on a GPU, with TensorRT replaced by a stand-in."""
+    with path.open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["what"].startswith(("cuda-python", "pycuda", "runner on"))]
+    fine = sum(r["ok"] == "True" for r in rows)
+    package = next(r["what"].partition(":")[0] for r in rows if not r["what"].startswith("runner"))
+    overlapped = next(r for r in rows if r["what"].endswith("overlapped"))
+    return (
+        f"**On a real GPU** ({rows[0]['device']}, {package}, {rows[0]['date'][:10]}; `make gpu-check`, "
+        f"`gpu_check.csv`): {fine} of {len(rows)} checks passed: memory, page-locked copies, events, CUDA graphs, failed "
+        "captures, and the runner and the pipeline above them with a stand-in for TensorRT's engine. Overlapped, the "
+        f"pipeline made {overlapped['note']} (a detector's work on the CPU, the engine's on the GPU)."
+    )
 
 
 def damaged(path: Path) -> str:

@@ -57,9 +57,9 @@ def on_gpu(path: Path) -> str:
     overlapped = next(r for r in rows if r["what"].endswith("overlapped"))
     return (
         f"**On a real GPU** ({rows[0]['device']}, {package}, {rows[0]['date'][:10]}; `make gpu-check`, "
-        f"`gpu_check.csv`): {fine} of {len(rows)} checks passed: memory, page-locked copies, events, CUDA graphs, failed "
-        "captures, and the runner and the pipeline above them with a stand-in for TensorRT's engine. Overlapped, the "
-        f"pipeline made {overlapped['note']} (a detector's work on the CPU, the engine's on the GPU)."
+        f"`gpu_check.csv`): {fine} of {len(rows)} checks passed: memory, page-locked copies, events, CUDA graphs, "
+        "failed captures, and the runner and the pipeline above them with a stand-in for TensorRT's engine. "
+        f"Overlapped, the pipeline made {overlapped['note']} (a detector's work on the CPU, the engine's on the GPU)."
     )
 
 

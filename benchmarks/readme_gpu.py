@@ -39,8 +39,8 @@ def short(results: Path) -> str:
     own, all_of_it = at["fused + graph"], whole["fused + graph"]
     return (
         f"On an {bench[0]['device']} POSTER's transformer at batch 1 takes {own:.2f} ms in a CUDA graph, "
-        f"{at['eager'] / own:.0f} times as fast as eager PyTorch and {_best(at) / own:.1f} times as fast as the best of "
-        f"torch.compile and SDPA in CUDA graphs; the whole network {all_of_it:.2f} ms, "
+        f"{at['eager'] / own:.0f} times as fast as eager PyTorch and {_best(at) / own:.1f} times as fast as the best "
+        f"of torch.compile and SDPA in CUDA graphs; the whole network {all_of_it:.2f} ms, "
         f"{whole['eager'] / all_of_it:.0f} times as fast as eager (FP16, cold L2; [docs/kernels.md](docs/kernels.md))."
     )
 

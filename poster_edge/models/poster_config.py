@@ -6,7 +6,7 @@ Recognition" (2022), section 3 and Table 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from poster_edge.config import Preprocess
 from poster_edge.errors import UsageError
@@ -219,15 +219,6 @@ _NANO = PosterConfig(
     ),
 )
 
-#: One depth less than poster-nano, and what that frees spent on the image stream.
-_MICRO = replace(
-    _NANO,
-    variant="poster-micro",
-    depth=1,
-    drop_path=0.0,
-    image=replace(_NANO.image, stages=((32, 1), (64, 2), (128, 2))),
-)
-
 #: poster-nano's teacher: the same input, a ResNet-18's worth of image stream and a wider transformer.
 _TEACHER = PosterConfig(
     variant="poster-48",
@@ -254,7 +245,6 @@ _TEACHER = PosterConfig(
 #: Every configuration of the family.
 POSTER_CONFIGS: tuple[PosterConfig, ...] = (
     _NANO,
-    _MICRO,
     _TEACHER,
     PosterConfig("poster-t", depth=4),
     PosterConfig("poster-s", depth=6),

@@ -52,7 +52,6 @@ REGISTRY: dict[str, ModelFacts] = {
     f.name: f
     for f in (
         ModelFacts("poster-nano", 1_236_319, 1_213_775, 149_361_920, "fer2013", "65.34 % (ours)", "packaged"),
-        ModelFacts("poster-micro", 1_187_505, 1_164_961, 141_308_160, "fer2013", "", _TRAIN),
         ModelFacts("poster-48", 14_087_039, 14_042_223, 2_728_651_776, "fer2013", "", _TRAIN),
         ModelFacts("poster-t", 52_229_135, 39_284_991, 13_582_183_424, "rafdb", "", _PUBLISHED),
         ModelFacts("poster-s", 62_039_767, 49_095_623, 14_647_962_624, "rafdb", "", _PUBLISHED),
@@ -73,7 +72,6 @@ REGISTRY: dict[str, ModelFacts] = {
 #: Operations of one image by the POSTER paper's convention, see :mod:`poster_edge.models.counting`.
 PAPER_FLOPS: dict[str, int] = {
     "poster-nano": 150_811_022,
-    "poster-micro": 143_020_558,
     "poster-48": 2_735_579_662,
     "poster-t": 13_622_415_886,
     "poster-s": 14_684_500_494,

@@ -91,7 +91,7 @@ def full(path: Path, table: Table) -> str:
             [
                 model,
                 precision,
-                ", ".join(r["compute_capability"] for r in built),
+                ", ".join(r["compute_capability"].replace("+", " + ") for r in built),
                 _range([r["cpu_s"] for r in built], digits=0),
                 f"{float(first['onnx_mb']):.1f}",
                 _range([r["plan_mb"] for r in built]),
@@ -112,7 +112,7 @@ def _about(groups: dict[tuple[str, str], list[Row]]) -> str:
     refused = [r for r in rows if r["refused"]]
     models = len({model for model, _ in groups})
     commits = {r["commit"][:7] for r in rows}
-    capabilities = ", ".join(sorted({r["compute_capability"] for r in rows}, key=float))
+    capabilities = ", ".join(sorted({c for r in rows for c in r["compute_capability"].split("+")}, key=float))
     return (
         f"TensorRT-RTX {first['tensorrt_rtx']} engines of {models} models for batches {first['profile']} and compute "
         f"capabilities {capabilities}, {len(rows) - len(refused)} in all, built without a GPU on a shared "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,8 @@ _SIDES = (256, 512, 1024)
 _CONVOLUTION = (64, 56)
 #: Bytes of each of the two arrays of the copy, far more than any cache holds.
 _COPY_BYTES = 256 << 20
+#: Of one copy.
+_PART_BYTES = 16 << 20
 
 
 def measure_host(*, threads: int, seconds: float = 1.0) -> Device:
@@ -106,15 +108,29 @@ def _one_node(op: str, value: NDArray[Any], weights: NDArray[Any], result: type,
 
 
 def _copy_rate(threads: int, seconds: float) -> float:
-    """Bytes a second of the best copy, what is read and what is written, as STREAM counts."""
-    count = _COPY_BYTES // 8
-    source, target = np.ones(count), np.zeros(count)
-    edges = [count * i // threads for i in range(threads + 1)]
-    parts = [slice(a, b) for a, b in pairwise(edges)]
+    """Bytes a second of the best copy, what is read and what is written, as STREAM counts.
+
+    Each copy takes the next part of the arrays: it is short, so that some slip between what else the machine does,
+    and by the time a part comes round again the others have pushed it out of every cache.
+    """
+    count, part = _COPY_BYTES // 8, _PART_BYTES // 8
+    source, target = np.ones(count), np.ones(count)
+    starts = cycle(range(0, count, part))
+    share = -(-part // threads)
+
+    def copy(start: int, end: int) -> None:
+        np.copyto(target[start:end], source[start:end])
+
     with ThreadPoolExecutor(threads) as pool:
-        # numpy lets other threads run while it copies.
-        best = _best(lambda: list(pool.map(lambda s: np.copyto(target[s], source[s]), parts)), seconds)
-    return 2 * _COPY_BYTES / best
+
+        def call() -> None:
+            first = next(starts)
+            edges = [min(first + share * i, first + part) for i in range(threads + 1)]
+            # numpy lets other threads run while it copies.
+            list(pool.map(copy, edges[:-1], edges[1:]))
+
+        best = _best(call, seconds)
+    return 2 * _PART_BYTES / best
 
 
 def _best(call: Callable[[], object], seconds: float) -> float:

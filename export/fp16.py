@@ -56,7 +56,7 @@ def overflow_islands(model: onnx.ModelProto, batches: Iterable[NDArray[np.float3
         PosterEdgeError: the float32 model itself gives values that are not finite.
     """
     graph = Graph(model)
-    peaks = _peaks(model, graph.float_tensors(), batches)
+    peaks = value_peaks(model, batches)
     for name, tensor in graph.initializers.items():
         if tensor.data_type == TensorProto.FLOAT:
             peaks[name] = float(np.abs(graph.array(name)).max(initial=0.0))
@@ -69,7 +69,13 @@ def overflow_islands(model: onnx.ModelProto, batches: Iterable[NDArray[np.float3
     return found
 
 
-def _peaks(model: onnx.ModelProto, names: list[str], batches: Iterable[NDArray[np.float32]]) -> dict[str, float]:
+def value_peaks(model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]) -> dict[str, float]:
+    """Largest magnitude of every tensor that the nodes of a float32 model make, over all batches (N, 3, S, S).
+
+    Raises:
+        PosterEdgeError: a value is not finite.
+    """
+    names = Graph(model).float_tensors()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False

@@ -69,24 +69,55 @@ def warp_points(points: Tensor, matrices: Tensor, flip: Tensor) -> Tensor:
     return (torch.where(flip[:, None, None], mirrored, moved) + 1) / 2
 
 
-def appearance(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Contrast, brightness and a random rectangle of noise on images (B, K, S, S) in 0..1."""
-    count, _, height, width = images.shape
-    device = images.device
+def appearance(
+    images: Tensor, settings: Augmentation, generator: torch.Generator, *, mean: Tensor | None = None
+) -> Tensor:
+    """Contrast, brightness, noise and a painted rectangle on images (B, K, S, S) in 0..1.
+
+    Args:
+        images: to change.
+        settings: how much.
+        generator: source of the randomness, on the images' device.
+        mean: colour (K, 1, 1) that normalisation turns to 0, for ``erase_fill`` "mean".
+    """
+    count = len(images)
     contrast = 1 + _uniform(count, settings.contrast, generator)[:, None, None, None]
     bright = _uniform(count, settings.brightness, generator)[:, None, None, None]
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    images = ((images - mean) * contrast + mean + bright).clamp(0, 1)
+    middle = images.mean(dim=(1, 2, 3), keepdim=True)
+    images = ((images - middle) * contrast + middle + bright).clamp(0, 1)
+    if settings.noise:
+        images = (images + _noise(images, settings, generator)).clamp(0, 1)
+    erased = _rectangles(images, settings, generator)
+    if settings.erase_fill == "mean" and mean is not None:
+        return torch.where(erased, mean, images)
+    return torch.where(erased, _rand(*images.shape, generator=generator), images)
+
+
+def _noise(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Gaussian noise (B, K, S, S) for some of the images, 0 for the others."""
+    count, channels, height, width = images.shape
+    grid = (settings.noise_side,) * 2 if settings.noise_side else (height, width)
+    noise = torch.randn((count, channels, *grid), generator=generator, device=generator.device) * settings.noise_std
+    if grid != (height, width):
+        noise = F.interpolate(noise, size=(height, width), mode="bilinear", align_corners=False)
+    chosen = _rand(count, generator=generator) < settings.noise
+    return noise * chosen[:, None, None, None]
+
+
+def _rectangles(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Where some of the images have a random rectangle, (B, 1, S, S) bool."""
+    count, _, height, width = images.shape
     low, high = settings.erase_area
     area = low + (high - low) * _rand(count, generator=generator)
-    aspect = torch.exp(_uniform(count, math.log(3.0), generator))
+    aspect = torch.exp(_uniform(count, math.log(settings.erase_aspect), generator))
     half = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1) / 2
     centre = _rand(count, 2, generator=generator)
+    if settings.erase_inside:
+        centre = half + (1 - 2 * half).clamp(min=0) * centre
     erased = _rand(count, generator=generator) < settings.erase
-    rows = (torch.arange(height, device=device) + 0.5) / height
-    columns = (torch.arange(width, device=device) + 0.5) / width
-    inside = ((rows - centre[:, :1]).abs() < half[:, :1])[:, :, None] & ((columns - centre[:, 1:]).abs() < half[:, 1:])[
-        :, None
-    ]
-    noise = _rand(*images.shape, generator=generator)
-    return torch.where((inside & erased[:, None, None])[:, None], noise, images)
+    rows = (torch.arange(height, device=images.device) + 0.5) / height
+    columns = (torch.arange(width, device=images.device) + 0.5) / width
+    down = (rows - centre[:, :1]).abs() < half[:, :1]
+    across = (columns - centre[:, 1:]).abs() < half[:, 1:]
+    # B x S and B x S -> B x 1 x S x S
+    return (down[:, :, None] & across[:, None, :] & erased[:, None, None])[:, None]

@@ -17,16 +17,18 @@ def cutmix(pixels: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tenso
     target follows the area that was really pasted.  Drawn on torch's global generator.
     """
     count, _, height, width = pixels.shape
-    area = 1 - torch.distributions.Beta(alpha, alpha).sample(torch.Size([count]))
-    partner = torch.randperm(count).to(pixels.device)
+    device = pixels.device
+    concentration = torch.tensor(alpha, device=device)
+    area = 1 - torch.distributions.Beta(concentration, concentration).sample(torch.Size([count]))
+    partner = torch.randperm(count, device=device)
     half = area.sqrt()[:, None] / 2
-    centre = torch.rand(count, 2)
-    rows = ((torch.arange(height) + 0.5) / height - centre[:, :1]).abs() < half
-    columns = ((torch.arange(width) + 0.5) / width - centre[:, 1:]).abs() < half
+    centre = torch.rand(count, 2, device=device)
+    rows = ((torch.arange(height, device=device) + 0.5) / height - centre[:, :1]).abs() < half
+    columns = ((torch.arange(width, device=device) + 0.5) / width - centre[:, 1:]).abs() < half
     # B x S and B x S -> B x 1 x S x S
     inside = (rows[:, :, None] & columns[:, None, :])[:, None]
-    pasted = inside.double().mean(dim=(1, 2, 3)).to(targets)[:, None]
+    pasted = inside.double().mean(dim=(1, 2, 3)).to(targets.dtype)[:, None]
     return (
-        torch.where(inside.to(pixels.device), pixels[partner], pixels),
+        torch.where(inside, pixels[partner], pixels),
         (1 - pasted) * targets + pasted * targets[partner],
     )

@@ -34,3 +34,16 @@ class AveragedState:
         if self._others:
             torch._foreach_copy_([self.state[name] for name, _ in self._others], [v for _, v in self._others])
         torch._foreach_lerp_([self.state[name] for name, _ in self._floats], [v for _, v in self._floats], 1 - decay)
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor], updates: int) -> None:
+        """Go on from a saved average.
+
+        Raises:
+            KeyError: it is another model's.
+            RuntimeError: an entry has another shape.
+        """
+        for name, value in self.state.items():
+            # Into the tensors that are there: they lie in memory as the model's do.
+            value.copy_(state[name])
+        self.updates = updates

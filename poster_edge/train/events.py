@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from poster_edge.optional import require
-
-
-class Reporter(Protocol):
-    """What a training run tells while it goes on."""
-
-    def start(self, phase: str, steps: int) -> None:
-        """A phase of ``steps`` optimiser steps begins."""
-
-    def tick(self) -> None:
-        """One step is done."""
-
-    def epoch(self, phase: str, row: dict[str, float]) -> None:
-        """An epoch is done; ``row`` is its line of the metrics file."""
+from poster_edge.train.reporter import Reporter
 
 
 class EventLog:
     """Passes a run's news on to another reporter and writes the epochs' figures down for TensorBoard.
 
-    A run's state is saved before its epoch is reported, so a resumed run reports no epoch twice.
+    Every phase is a run of its own there.  Epochs that a resumed run repeats replace what was written of them.
 
     Args:
         folder: for the event files; ``tensorboard --logdir`` shows it.
@@ -38,7 +26,7 @@ class EventLog:
     def __init__(self, folder: Path, reporter: Reporter) -> None:
         require("tensorboard", purpose="write event files")
         self.folder, self.reporter = folder, reporter
-        self._writer: Any = None
+        self._writers: dict[str, Any] = {}
 
     def __enter__(self) -> EventLog:
         return self
@@ -46,8 +34,8 @@ class EventLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for writer in self._writers.values():
+            writer.close()
 
     def start(self, phase: str, steps: int) -> None:
         """Pass it on."""
@@ -59,13 +47,14 @@ class EventLog:
 
     def epoch(self, phase: str, row: dict[str, float]) -> None:
         """Write every figure of the row at its epoch, and pass it on."""
-        if self._writer is None:
+        number = int(row["epoch"])
+        if phase not in self._writers:
             # Not before there is something to write: a run that is refused leaves no file.
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.folder))
+            self._writers[phase] = SummaryWriter(str(self.folder / phase), purge_step=number)
         for name, value in row.items():
             if name != "epoch":
-                self._writer.add_scalar(f"{phase}/{name}", value, int(row["epoch"]))
-        self._writer.flush()
+                self._writers[phase].add_scalar(name, value, number)
+        self._writers[phase].flush()
         self.reporter.epoch(phase, row)

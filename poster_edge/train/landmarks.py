@@ -78,14 +78,17 @@ def train_epoch(
     normalise: Callable[[Tensor], Tensor],
     tick: Callable[[], None],
 ) -> float:
-    """One epoch over ``indices``; images (N, 1, S, S) uint8, landmarks (N, 68, 2); returns the mean loss."""
+    """One epoch over ``indices``; images (N, 1, S, S) uint8, landmarks (N, 68, 2); returns the mean loss.
+
+    ``loop`` calls the network's ``landmarks``.
+    """
     network.train()
     generator = loop.generator()
     steps = max(len(indices) // loop.recipe.batch, 1)
     losses: list[Tensor] = []
 
     def loss_of(pixels: Tensor, target: Tensor) -> Tensor:
-        predicted = network.landmarks(normalise(pixels)).float()
+        predicted = loop.call(normalise(pixels)).float()
         span = (target.amax(dim=1) - target.amin(dim=1)).prod(dim=1).clamp(min=1e-2).sqrt()
         return ((predicted - target).abs().mean(dim=(1, 2)) / span).mean()
 
@@ -94,7 +97,7 @@ def train_epoch(
         pixels = warp(loop.take(images, rows).float() / 255, matrices)
         pixels = appearance(pixels, loop.recipe.augmentation, generator)
         target = warp_points(loop.take(landmarks, rows), matrices, flip)
-        for batch in zip(pixels.split(loop.batch), target.split(loop.batch), strict=True):
+        for batch in loop.batches(loop.own(pixels), loop.own(target)):
             losses.append(loop.step(loss_of, batch, loop.progress.epoch + len(losses) / steps))
             tick()
     return loop.mean_loss(losses)

@@ -7,9 +7,8 @@ goes on exactly as if it had not stopped.
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +16,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from poster_edge.errors import InputError, PosterEdgeError
-from poster_edge.files import atomic_path
+from poster_edge.errors import InputError, PosterEdgeError, UsageError
 from poster_edge.train.ema import AveragedState
+from poster_edge.train.parallel import callable_for, own_randomness, unsynchronised
 from poster_edge.train.plateau import Plateau
 from poster_edge.train.recipe import Recipe, learning_rate
+from poster_edge.train.sam import climbed, norms_held
+from poster_edge.train.sampling import epoch_order
+from poster_edge.train.state import load_state, restore_optimizer, save_state
 from poster_edge.train.step_graph import StepGraph
+from poster_edge.train.team import Team
 
 _NOT_DECAYED = ("pos_embed", "cls_token")
 #: Pixels that are prepared at once on a GPU, where many small launches take longer than the work itself.
@@ -37,12 +40,14 @@ class Device:
     Attributes:
         name: torch device, "cpu" or "cuda:0".
         autocast: bfloat16 for matrix products and convolutions, float32 for the rest.
-        graphs: on a GPU, launch whole steps as CUDA graphs.
+        graphs: on a GPU, launch whole steps as CUDA graphs; a run of one process only.
+        compiled: backend of torch.compile that translates the network before it is trained, "inductor"; "": none.
     """
 
     name: str = "cpu"
     autocast: bool = False
     graphs: bool = False
+    compiled: str = ""
 
     @property
     def is_cuda(self) -> bool:
@@ -87,18 +92,54 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 class Loop:
-    """Optimiser, averaged weights and progress of one training; saves and resumes all of it."""
+    """Optimiser, averaged weights and progress of one training; saves and resumes all of it.
 
-    def __init__(self, model: nn.Module, recipe: Recipe, device: Device) -> None:
+    Args:
+        model: trained in place.
+        recipe: how.
+        device: where.
+        team: the processes that train it together, each on its part of every batch.
+        method: of the model, which the loss is computed from.
+        side: of the images in pixels.
+
+    Raises:
+        UsageError: a batch does not divide into the parts.
+    """
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, device: Device, team: Team | None = None, *, method: str, side: int
+    ) -> None:
         self.model = model
         self.recipe = recipe
         self.device = device
+        self.team = team or Team()
+        self.batch = recipe.batch
+        self._check_parts()
         self.optimizer = self._optimizer()
         self.average = AveragedState(model, recipe.ema_decay)
         self.progress = Progress()
-        self.batch = recipe.batch
+        #: Called by a loss in place of the model's method.
+        self.call = callable_for(
+            model,
+            method,
+            self.team,
+            compiled=device.compiled,
+            probe=torch.zeros(2, 3, side, side, device=device.name) if self.team.size > 1 else None,
+        )
+        self._seed = 0
         self._graph: StepGraph | None = None
         self._loss_of: Callable[..., Tensor] | None = None
+
+    @property
+    def _parts(self) -> int:
+        return self.team.size * self.recipe.accumulate
+
+    def _check_parts(self) -> None:
+        if self.recipe.batch % self._parts or self.recipe.batch < 2 * self._parts:
+            raise UsageError(
+                f"a batch of {self.recipe.batch} does not divide into equal parts of 2 or more for {self.team.size} "
+                f"processes that take theirs in {self.recipe.accumulate}: change --batch or --accumulate"
+            )
 
     def _optimizer(self) -> torch.optim.Optimizer:
         groups = parameter_groups(self.model, self.recipe.weight_decay)
@@ -114,18 +155,34 @@ class Loop:
         """Random source of the coming epoch; also seeds torch's global one (stochastic depth)."""
         seed = self.recipe.seed * 100_003 + self.progress.epoch
         torch.manual_seed(seed)
+        self._seed = seed * 1_000_003
         return torch.Generator(device=self.device.name).manual_seed(seed)
 
-    def groups(self, indices: Tensor, generator: torch.Generator, *, pixels: int) -> Iterator[Tensor]:
-        """Shuffled row numbers, one batch at a time on a CPU, several on a GPU; a last odd piece is left out.
+    def groups(
+        self, indices: Tensor, generator: torch.Generator, *, pixels: int, labels: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """Row numbers in the epoch's order, one batch at a time on a CPU, several on a GPU; an odd rest is left out.
+
+        All processes get all of them: what is drawn at random for a batch does not depend on how many they are.
 
         Args:
             indices: rows to go over.
             generator: of the order.
             pixels: values of one image.
+            labels: class of every row of the whole set, where classes are to be balanced.
+
+        Raises:
+            InputError: fewer rows than processes and parts.
         """
-        order = indices.to(generator.device)[torch.randperm(len(indices), generator=generator, device=generator.device)]
-        self.batch = min(self.recipe.batch, len(order))
+        order = epoch_order(
+            indices,
+            torch.zeros_like(indices) if labels is None else labels,
+            "shuffle" if labels is None else self.recipe.sampling,
+            generator,
+        )
+        self.batch = min(self.recipe.batch, len(order)) // self._parts * self._parts
+        if not self.batch:
+            raise InputError(f"{len(order)} images are too few for {self._parts} parts of a batch")
         size = self.batch * (max(1, _GROUP_PIXELS // (self.batch * pixels)) if self.device.is_cuda else 1)
         yield from order[: len(order) // self.batch * self.batch].split(size)
 
@@ -133,12 +190,25 @@ class Loop:
         """Rows of a table, on the training device wherever the table lies."""
         return table[rows.to(table.device)].to(self.device.name)
 
+    def batches(self, *tables: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """This process's part of each batch of a group, from tables (k·B, …) that :meth:`own` cut."""
+        yield from zip(*(t.split(self.batch // self.team.size) for t in tables), strict=True)
+
+    def own(self, table: Tensor) -> Tensor:
+        """This process's rows of a group of batches, (k·B, …) -> (k·B/P, …) for P processes."""
+        if self.team.size == 1:
+            return table
+        part = self.batch // self.team.size
+        # k·B x … -> k x B x … -> k x B/P x …
+        batches = table.unflatten(0, (-1, self.batch))
+        return batches[:, self.team.rank * part : (self.team.rank + 1) * part].flatten(0, 1)
+
     def step(self, loss_of: Callable[..., Tensor], inputs: tuple[Tensor, ...], progress: float) -> Tensor:
         """One optimiser step at ``progress`` epochs; returns the loss, on the training device.
 
         Args:
             loss_of: of ``inputs``; it must not wait for the GPU.
-            inputs: of one batch, on the training device.
+            inputs: of this process's part of one batch, on the training device.
             progress: epochs done, with a fraction.
 
         Raises:
@@ -146,33 +216,52 @@ class Loop:
         """
         self._set_rate(learning_rate(self.recipe, progress, falls=self.progress.plateau.falls))
         self._loss_of = loss_of
-        if self.device.is_cuda and self.device.graphs:
+        self._seed += 1
+        if self.device.is_cuda and self.device.graphs and self.team.size == 1:
             self._graph = self._graph or StepGraph(self._update, self._forget)
             loss = self._graph(inputs)
         else:
             self._forget()
-            loss = self._update(inputs)
+            with own_randomness(self.team, self.device.name, self._seed):
+                loss = self._update(inputs)
         self.average.update()
         if not self.device.is_cuda:
             self._check(float(loss))
         return loss
 
     def mean_loss(self, losses: list[Tensor]) -> float:
-        """Mean of an epoch's losses.
+        """Mean of an epoch's losses over all processes.
 
         Raises:
             PosterEdgeError: one was not finite; the last saved state is still good.
         """
-        return self._check(float(torch.stack(losses).mean()))
+        return self._check(float(self.team.mean(torch.stack(losses).mean())))
 
     def _update(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        assert self._loss_of is not None
-        with self.device.precision():
-            loss = self._loss_of(*inputs)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.recipe.clip)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        loss = self._gradients(inputs)
+        if self.recipe.sam_rho:
+            held = norms_held(self.model) if self.recipe.sam_hold_norm else nullcontext()
+            with climbed(trained, self.recipe.sam_rho), held:
+                self._forget()
+                self._gradients(inputs)
+        if self.recipe.clip:
+            nn.utils.clip_grad_norm_(trained, self.recipe.clip)
         self.optimizer.step()
-        return loss.detach()
+        return loss
+
+    def _gradients(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Add the gradients of a batch's mean loss, computed in equal parts; returns that loss."""
+        assert self._loss_of is not None
+        losses = []
+        pieces = list(zip(*(t.chunk(self.recipe.accumulate) for t in inputs), strict=True))
+        for index, piece in enumerate(pieces):
+            with unsynchronised(self.call) if index + 1 < len(pieces) else nullcontext():
+                with self.device.precision():
+                    loss = self._loss_of(*piece) / len(pieces)
+                torch.autograd.backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def _forget(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -193,18 +282,19 @@ class Loop:
 
     def save(self, path: Path) -> None:
         """Write the whole state atomically."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state,
-            "updates": self.average.updates,
-            "epoch": self.progress.epoch,
-            "history": self.progress.history,
-            "best": self.progress.best,
-            "plateau": self.progress.plateau.to_dict(),
-        }
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
+        save_state(
+            path,
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average.state,
+                "updates": self.average.updates,
+                "epoch": self.progress.epoch,
+                "history": self.progress.history,
+                "best": self.progress.best,
+                "plateau": self.progress.plateau.to_dict(),
+            },
+        )
 
     def resume(self, path: Path) -> None:
         """Read what :meth:`save` wrote.
@@ -213,26 +303,11 @@ class Loop:
             InputError: the file is unreadable or belongs to another model.
         """
         try:
-            state = torch.load(path, map_location=self.device.name, weights_only=True)
+            state = load_state(path, self.device.name)
             self.model.load_state_dict(state["model"])
-            self._load_optimizer(state["optimizer"])
-            self.average.state = state["average"]
-            self.average.updates = state["updates"]
-            # A state of before there was a plateau schedule has none.
-            plateau = Plateau(**state.get("plateau", {}))
-            self.progress = Progress(state["epoch"], state["history"], state["best"], plateau)
-        except (OSError, RuntimeError, LookupError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            restore_optimizer(self.optimizer, state["optimizer"])
+            self.average.restore(state["average"], state["updates"])
+            self.progress = Progress(state["epoch"], state["history"], state["best"], Plateau(**state["plateau"]))
+        except (InputError, RuntimeError, LookupError, ValueError, TypeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(f"cannot resume from {path}: {reason}; remove it to train that part again") from error
-
-    def _load_optimizer(self, state: dict[str, Any]) -> None:
-        """Moments and counts of a saved optimiser; how and where it computes stays this device's."""
-        kept = [
-            {k: v for k, v in group.items() if k in ("lr", "fused", "capturable", "foreach")}
-            for group in self.optimizer.param_groups
-        ]
-        self.optimizer.load_state_dict(state)
-        for group, own in zip(self.optimizer.param_groups, kept, strict=True):
-            group.update(own)
-        for moments in self.optimizer.state.values():
-            moments["step"] = moments["step"].to(self.device.name if self.device.is_cuda else "cpu")

@@ -27,4 +27,4 @@ def as_one(terms: Sequence[LossTerm]) -> LossTerm:
 
 def expression_loss(logits: Tensor, targets: Tensor, weight: float) -> Tensor:
     """Mean loss of logits (B, C) against distributions (B, C) that are smoothed already, times ``weight``."""
-    return weight * F.cross_entropy(logits.float(), targets)
+    return weight * F.cross_entropy(logits.to(targets.dtype), targets)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from poster_edge.errors import UnavailableError
 from poster_edge.train.team import Team
 
 
@@ -25,32 +26,57 @@ class Call(nn.Module):
         return self._method(x)
 
 
-def callable_for(
-    model: nn.Module, method: str, team: Team, *, compiled: bool, probe: Tensor | None, shared_norms: bool
-) -> nn.Module:
+class Compiled(nn.Module):
+    """A module translated by torch.compile at its first call.
+
+    Args:
+        module: to translate; it stays as it is.
+        backend: "inductor", or another of torch's.
+    """
+
+    def __init__(self, module: nn.Module, backend: str) -> None:
+        super().__init__()
+        self.module = module
+        self._fast: Callable[[Tensor], Tensor] = torch.compile(module.forward, backend=backend)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the module answers.
+
+        Raises:
+            UnavailableError: it cannot be translated here, for want of a compiler for instance.
+        """
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return self._fast(x)
+        except TorchDynamoException as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UnavailableError(f"torch.compile cannot translate the network here: {first}; leave it out") from error
+
+
+def callable_for(model: nn.Module, method: str, team: Team, *, compiled: str, probe: Tensor | None) -> nn.Module:
     """What to call in place of ``model.method`` so that gradients are the mean over all processes.
 
     Args:
         model: trained in place; its own names stay as they are.
         method: "forward" or another that takes images (B, 3, S, S).
         team: the processes.
-        compiled: translate it with torch.compile.
+        compiled: backend of torch.compile to translate it with; "": none.
         probe: images (2, 3, S, S) to find out with which parameters it reads; only several processes need it.
-        shared_norms: BatchNorm's statistics are equal in all processes already.
     """
     call: nn.Module = Call(model, method)
     if team.size > 1:
         assert probe is not None
         hold_unread(call, probe)
     if compiled:
-        # A module, as what went in is one.
-        call = torch.compile(call)  # type: ignore[assignment]
+        call = Compiled(call, compiled)
     if team.size == 1:
         return call
     from torch.nn.parallel import DistributedDataParallel
 
     devices = None if probe is None or probe.device.type == "cpu" else [probe.device]
-    return DistributedDataParallel(call, device_ids=devices, broadcast_buffers=not shared_norms)
+    # The first process's buffers, BatchNorm's statistics among them, reach the others with every forward pass.
+    return DistributedDataParallel(call, device_ids=devices)
 
 
 def hold_unread(call: nn.Module, probe: Tensor) -> list[str]:

@@ -103,7 +103,7 @@ class Recipe:
         sam_hold_norm: BatchNorm's statistics see the first of SAM's two passes only.
         mixup: alpha of the Beta distribution that image pairs are blended by; 0: no blending.
         cutmix: alpha of the Beta distribution of a rectangle's area that is taken from another image; 0: none.
-            With both, every batch is either blended or cut.
+            With both, each image is either blended or cut.
         cooldown: last epochs that see "standard" augmentation at most and no mixed pairs.
         teacher_weight: share of the target that the teachers' opinion has, where there are any.
         teacher_view: "augmented": teachers judge the very picture that is learned from; "plain": the unchanged

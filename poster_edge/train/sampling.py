@@ -23,9 +23,11 @@ def epoch_order(rows: Tensor, labels: Tensor, sampling: str, generator: torch.Ge
         labels: class of every row of the whole set.
         sampling: "shuffle": each row once; "balanced": N draws with replacement, every class as often as another
             in the mean (the sampler of POSTER's AffectNet code).
-        generator: source of the randomness.
+        generator: source of the randomness; the answer lies on its device.
     """
+    rows = rows.to(generator.device)
     if sampling == "shuffle":
-        return rows[torch.randperm(len(rows), generator=generator)]
+        return rows[torch.randperm(len(rows), generator=generator, device=generator.device)]
     assert sampling == "balanced", sampling
-    return rows[torch.multinomial(balanced_weights(labels[rows]), len(rows), replacement=True, generator=generator)]
+    weights = balanced_weights(labels.to(generator.device)[rows])
+    return rows[torch.multinomial(weights, len(rows), replacement=True, generator=generator)]

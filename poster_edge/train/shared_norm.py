@@ -46,7 +46,7 @@ class SharedNorm(_BatchNorm):
         dims = [0, *range(2, input.dim())]
         # C -> 1 x C x 1 x …
         shape = [1, -1] + [1] * (input.dim() - 2)
-        x = input.float()
+        x = input.to(self.weight.dtype)
         count = x.numel() // x.shape[1] * dist.get_world_size()
         mean = _Sum.apply(x.sum(dims)) / count
         centred = x - mean.reshape(shape)

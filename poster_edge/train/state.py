@@ -18,6 +18,8 @@ from poster_edge.errors import InputError
 from poster_edge.files import atomic_path
 
 FORMAT = "poster-edge-state/1"
+#: Settings of an optimiser that follow from the device, not from the run.
+_OWN = ("lr", "fused", "capturable", "foreach")
 _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
 
 
@@ -80,13 +82,21 @@ def _unpacked(tree: Any, tensor: Any) -> Any:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimiser's state; its tensors lie in memory as their parameters do, which its fast paths ask for.
+    """Load an optimiser's moments and counts; how and where it computes stays as it is.
+
+    Moments come to lie in memory as their parameters do, which fast paths ask for.
 
     Raises:
         ValueError: the state belongs to other parameters.
     """
+    kept = [{k: v for k, v in group.items() if k in _OWN} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    for parameter, entries in optimizer.state.items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
-                entries[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    for group, own in zip(optimizer.param_groups, kept, strict=True):
+        group.update(own)
+        for parameter in group["params"]:
+            moments = optimizer.state.get(parameter, {})
+            for name, value in moments.items():
+                if name == "step":
+                    moments[name] = value.to(parameter.device if group.get("capturable") else "cpu")
+                elif isinstance(value, Tensor):
+                    moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -22,7 +22,7 @@ def smoothed(labels: Tensor, num_classes: int, smoothing: float, *, soft: Tensor
 
     Where the data set has distributions ``soft`` (N, C), they stand for the labels.
     """
-    hard = torch.nn.functional.one_hot(labels, num_classes).float()
+    hard = torch.nn.functional.one_hot(labels, num_classes).to(torch.get_default_dtype())
     return (hard if soft is None else soft) * (1 - smoothing) + smoothing / num_classes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from poster_edge.train.augment import MIRROR, appearance, random_affine, warp, warp_points
 from poster_edge.train.recipe import Augmentation, Recipe, learning_rate
+from poster_edge.train.recipe_file import load_recipe
 
 
 def spots(points: Tensor, size: int) -> Tensor:
@@ -71,3 +73,34 @@ def test_schedule_rises_then_falls() -> None:
     assert rates.index(max(rates)) == 20
     assert rates[-1] == pytest.approx(0.01)
     assert all(a >= b for a, b in pairwise(rates[20:]))
+
+
+def test_noise_has_the_asked_strength_and_share() -> None:
+    plain = Augmentation(contrast=0, brightness=0, erase=0, noise=0.25, noise_std=0.02)
+    images = torch.full((400, 3, 16, 16), 0.5)
+    changed = appearance(images, plain, torch.Generator().manual_seed(0)) - images
+    noisy = changed.abs().amax(dim=(1, 2, 3)) > 0
+    assert 0.18 < float(noisy.float().mean()) < 0.32
+    assert float(changed[noisy].std()) == pytest.approx(0.02, rel=0.02)
+
+
+def test_noise_of_a_coarser_grid_is_spread() -> None:
+    coarse = Augmentation(contrast=0, brightness=0, erase=0, noise=1, noise_std=0.05, noise_side=8)
+    images = torch.full((16, 1, 32, 32), 0.5)
+    noise = appearance(images, coarse, torch.Generator().manual_seed(0)) - images
+    steps = (noise[..., 1:] - noise[..., :-1]).abs().mean()
+    assert float(steps) < 0.4 * float(noise.abs().mean()), "neighbours differ little"
+
+
+def test_rectangles_inside_in_the_mean_colour() -> None:
+    settings = replace(load_recipe("poster-rafdb-official").recipe.augmentation, noise=0.0)
+    images = torch.zeros(400, 3, 64, 64)
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    out = appearance(images, settings, torch.Generator().manual_seed(0), mean=mean)
+    painted = (out != 0).any(dim=1)
+    areas = painted.double().mean(dim=(1, 2))
+    assert 0.42 < float((areas > 0).double().mean()) < 0.58
+    # Whole pixels round the borders.
+    assert float(areas[areas > 0].min()) > 0.012
+    assert float(areas.max()) < 0.115
+    assert torch.equal(out.unique(), torch.cat([torch.zeros(1), mean.flatten()]).unique())

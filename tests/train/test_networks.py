@@ -17,6 +17,7 @@ from poster_edge.models.config import model_config
 from poster_edge.train.loop import Device
 from poster_edge.train.recipe import Recipe, recipe_for
 from poster_edge.train.run import TrainingRun
+from poster_edge.train.starting_weights import StartingWeights
 
 
 class Silent:
@@ -64,8 +65,7 @@ def start(
         landmark_epochs=1,
         device=Device("cpu"),
         reporter=Silent(),
-        init=init,
-        trunk=trunk,
+        weights=StartingWeights(init, trunk),
     )
     run.start(resume=False)
     return run

@@ -38,7 +38,7 @@ def test_unread_parameters_are_found_and_nothing_else_changes() -> None:
 
 def test_one_process_calls_the_method_itself() -> None:
     net, x = Net().eval(), torch.randn(2, 3, 6, 6)
-    call = callable_for(net, "answer", Team(), compiled=False, probe=None, shared_norms=False)
+    call = callable_for(net, "answer", Team(), compiled=False, probe=None)
     assert torch.equal(call(x), net.answer(x))
     with unsynchronised(call):
         call(x).sum().backward()

@@ -19,8 +19,10 @@ from poster_edge.models.config import model_config
 from poster_edge.train.landmarks import LandmarkSet, load_landmarks
 from poster_edge.train.loop import Device
 from poster_edge.train.plateau import Plateau
-from poster_edge.train.recipe import Recipe, learning_rate, recipe_for
+from poster_edge.train.recipe import Augmentation, LossTerm, Recipe, learning_rate, recipe_for
 from poster_edge.train.run import TrainingRun
+from poster_edge.train.starting_weights import StartingWeights
+from poster_edge.train.state import load_state
 
 
 class Silent:
@@ -80,7 +82,7 @@ def start(
         landmark_epochs=1,
         device=Device("cpu"),
         reporter=Silent(die_after),
-        init=init,
+        weights=StartingWeights(init),
     )
     run.start(resume=resume)
     return run
@@ -120,8 +122,8 @@ def test_resumes_exactly(tmp_path: Path, faces: FaceSet, model: str, die_after: 
     again = start(tmp_path / "torn", faces, epochs=3, resume=True, model=model)
     again.train_landmarks()
     again.train_expression()
-    expected = torch.load(tmp_path / "whole" / "last.pt", weights_only=True)
-    found = torch.load(tmp_path / "torn" / "last.pt", weights_only=True)
+    expected = load_state(tmp_path / "whole" / "last.safetensors")
+    found = load_state(tmp_path / "torn" / "last.safetensors")
     for part in ("model", "average"):
         assert all(torch.equal(v, found[part][k]) for k, v in expected[part].items()), part
     assert found["plateau"] == expected["plateau"]
@@ -129,6 +131,121 @@ def test_resumes_exactly(tmp_path: Path, faces: FaceSet, model: str, die_after: 
     assert [{k: v for k, v in r.items() if k not in drop} for r in expected["history"]] == [
         {k: v for k, v in r.items() if k not in drop} for r in found["history"]
     ]
+
+
+#: Everything that draws random numbers or keeps a state between steps.
+EVERYTHING = Recipe(
+    epochs=2,
+    warmup=0,
+    batch=8,
+    accumulate=2,
+    lr=1e-3,
+    loss=(LossTerm(2.0, 0.2), LossTerm(1.0, 0.0)),
+    ema_decay=0.9,
+    sam_rho=0.05,
+    mixup=0.2,
+    cutmix=1.0,
+    sampling="balanced",
+    freeze_landmark_bn=False,
+    schedule="exponential",
+    factor=0.9,
+    augmentation=Augmentation(noise=0.5, noise_std=0.05, erase_fill="mean", erase_inside=True),
+)
+
+
+def everything(
+    folder: Path, faces: FaceSet, model: str, *, resume: bool = False, die_after: int | None = None
+) -> TrainingRun:
+    run = TrainingRun(
+        folder,
+        model,
+        faces,
+        None,
+        recipe=EVERYTHING,
+        landmark_epochs=1,
+        device=Device("cpu"),
+        reporter=Silent(die_after),
+    )
+    run.start(resume=resume)
+    return run
+
+
+def test_resumes_exactly_with_sam_sampler_and_parts(tmp_path: Path, faces: FaceSet) -> None:
+    # A network that drops units too.
+    everything(tmp_path / "whole", faces, "fer-vt-nano").train_expression()
+    torn = everything(tmp_path / "torn", faces, "fer-vt-nano", die_after=7)  # in the second epoch of 5 steps
+    with pytest.raises(KeyboardInterrupt):
+        torn.train_expression()
+    everything(tmp_path / "torn", faces, "fer-vt-nano", resume=True).train_expression()
+    expected, found = (load_state(tmp_path / name / "last.safetensors") for name in ("whole", "torn"))
+    for part in ("model", "average"):
+        assert all(torch.equal(v, found[part][k]) for k, v in expected[part].items()), part
+    for one, two in zip(expected["optimizer"]["state"].values(), found["optimizer"]["state"].values(), strict=True):
+        assert all(torch.equal(v, two[k]) for k, v in one.items())
+    assert [r["train_loss"] for r in expected["history"]] == [r["train_loss"] for r in found["history"]]
+
+
+def test_the_landmark_streams_statistics_move_unless_frozen(tmp_path: Path, faces: FaceSet) -> None:
+    run = everything(tmp_path / "r", faces, "poster-nano")
+    before = {k: v.clone() for k, v in run.model.face_landback.state_dict().items()}
+    run.recipe = replace(EVERYTHING, epochs=1)
+    run.train_expression()
+    after = run.model.face_landback.state_dict()
+    moved = {k for k, v in before.items() if not torch.equal(v, after[k])}
+    # No weight, but the statistics of every norm that runs; twice per step, once for each of SAM's passes.
+    assert moved
+    assert {k.rpartition(".")[2] for k in moved} == {"running_mean", "running_var", "num_batches_tracked"}
+    assert int(after["conv1.bn.num_batches_tracked"]) == 5 * 2 * EVERYTHING.accumulate
+
+
+def test_ends_early_when_nothing_gets_better(tmp_path: Path, faces: FaceSet) -> None:
+    run = start(tmp_path / "r", faces, epochs=9, model="fer-vt-nano")
+    run.recipe = replace(run.recipe, early_stop=2, lr=1e-12)
+    assert run.train_expression()
+    summary = run.finish(fit_temperature, {})
+    assert (summary["epoch"], summary["epochs_done"]) == (1, 3)
+    assert len((tmp_path / "r" / "metrics.csv").read_text().splitlines()) == 4
+    # A resumed run knows that it has ended.
+    again = start(tmp_path / "again", faces, epochs=9, model="fer-vt-nano")
+    again.folder, again.recipe = tmp_path / "r", run.recipe
+    assert again.train_expression()
+    assert load_state(tmp_path / "r" / "last.safetensors")["epoch"] == 3
+
+
+def test_a_fold_validates(tmp_path: Path, faces: FaceSet) -> None:
+    people = np.array([f"S{i // 4:03}" for i in range(len(faces))])
+    run = TrainingRun(
+        tmp_path / "r",
+        "cf-dan-nano",
+        replace(faces, groups=people),
+        None,
+        recipe=Recipe(epochs=1, warmup=0, batch=8),
+        landmark_epochs=1,
+        device=Device("cpu"),
+        reporter=Silent(),
+        fold=(2, 10),
+    )
+    # Subject 1 and, of 12, subject 11 is fold 2's.
+    assert run.split.validation.tolist() == [4, 5, 6, 7, 44, 45, 46, 47]
+    assert run.describe()["fold"] == [2, 10]
+
+
+def test_files_to_start_from_that_contradict(tmp_path: Path, faces: FaceSet) -> None:
+    file = tmp_path / "x"
+    with pytest.raises(UsageError, match="leave out --image-weights and --landmark-weights"):
+        StartingWeights(init=file, image=file, landmark=file)
+    with pytest.raises(UsageError, match="--landmark-weights brings a trained landmark stream: leave out --landmarks"):
+        TrainingRun(
+            tmp_path / "r",
+            "poster-nano",
+            faces,
+            points_for(faces),
+            recipe=Recipe(),
+            landmark_epochs=1,
+            device=Device("cpu"),
+            reporter=Silent(),
+            weights=StartingWeights(landmark=file),
+        )
 
 
 def test_a_network_without_landmarks_learns_and_refuses_them(tmp_path: Path, faces: FaceSet) -> None:
@@ -236,7 +353,7 @@ def test_refuses_to_mix_runs(tmp_path: Path, faces: FaceSet) -> None:
         device=Device("cpu"),
         reporter=Silent(),
     )
-    with pytest.raises(UsageError, match="other options"):
+    with pytest.raises(UsageError, match="other options: .*landmarks .True, now False.*recipe.lr .0.002, now 0.0015"):
         other.start(resume=True)
     with pytest.raises(UsageError, match="nothing to resume"):
         start(tmp_path / "empty", faces, epochs=2, resume=True)
@@ -244,8 +361,8 @@ def test_refuses_to_mix_runs(tmp_path: Path, faces: FaceSet) -> None:
 
 def test_damaged_state_is_named(tmp_path: Path, faces: FaceSet) -> None:
     run = start(tmp_path / "r", faces, epochs=2)
-    (tmp_path / "r" / "landmarks.pt").write_bytes(b"torn")
-    with pytest.raises(InputError, match="cannot resume from .*landmarks.pt"):
+    (tmp_path / "r" / "landmarks.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match="cannot resume from .*landmarks.safetensors"):
         run.train_landmarks()
 
 

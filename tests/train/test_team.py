@@ -35,7 +35,12 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
         )
         for r in range(2)
     ]
-    assert [w.wait(120) for w in workers] == [0, 0]
+    try:
+        # They take seconds; a machine that is busy otherwise may take minutes.
+        assert [w.wait(600) for w in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
     return [torch.load(folder / f"{r}.pt", weights_only=True) for r in range(2)]
 
 

@@ -1,0 +1,85 @@
+"""What a run writes about itself: rows of metrics, settings as JSON gives them back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from poster_edge.errors import UsageError
+from poster_edge.files import write_atomic
+from poster_edge.train.metrics import Metrics
+from poster_edge.train.recipe import Recipe
+
+
+def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
+    """A csv file with a line for each epoch, written whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[-1]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
+    write_atomic(path, text.getvalue())
+
+
+def metric_row(metrics: Metrics) -> dict[str, float]:
+    """What a line of ``metrics.csv`` says of the validation split."""
+    return {
+        "accuracy": metrics.accuracy,
+        "macro_f1": metrics.macro_f1,
+        "mean_class_accuracy": metrics.mean_class_accuracy,
+        "nll": metrics.nll,
+        "ece": metrics.ece,
+    }
+
+
+def resumed_settings(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a resumed run: those it began with, but the number of epochs may change, which is recorded.
+
+    Args:
+        folder: of the run.
+        wanted: what the run is asked for now, as JSON gives it back.
+
+    Raises:
+        UsageError: there is no run, or it began with other settings (they are named).
+    """
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UsageError(f"nothing to resume in {folder}")
+    began = json.loads(config.read_text())
+    changes = began.pop("schedule_changes", [])
+    # Options that are newer than the run were what their defaults are now.
+    for part in ("recipe", "landmark_recipe"):
+        if part in began:
+            began[part] = {**_plain(Recipe()), **began[part]}
+    old, new = began["recipe"].pop("epochs"), wanted["recipe"]["epochs"]
+    rest = {k: v for k, v in wanted["recipe"].items() if k != "epochs"}
+    if differ := _differences(began, {**wanted, "recipe": rest}):
+        raise UsageError(
+            f"{config} was started with other options: {', '.join(differ[:4])}; repeat them or choose another -o"
+        )
+    if old != new:
+        metrics = folder / "metrics.csv"
+        done = len(metrics.read_text().splitlines()) - 1 if metrics.is_file() else 0
+        changes = [*changes, {"after_epoch": done, "epochs": [old, new]}]
+    return {**wanted, "schedule_changes": changes} if changes else wanted
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON gives it back."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return values
+
+
+def _differences(began: dict[str, Any], wanted: dict[str, Any], at: str = "") -> list[str]:
+    """What two descriptions of a run differ in: "recipe.lr (0.001, now 0.002)"."""
+    found = []
+    for key in began.keys() | wanted.keys():
+        old, new = began.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{at}{key}.")
+        elif old != new:
+            found.append(f"{at}{key} ({old}, now {new})")
+    return sorted(found)

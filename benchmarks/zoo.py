@@ -98,8 +98,10 @@ def prepare(name: str, checkpoint: Path, work: Path, data: Path) -> Path:
     model = name
     if ZOO[name] is not None:
         model = str(work / f"{name}-fp32")
-        run("export", "--checkpoint", str(checkpoint), "-o", model, "--force")
-    images = "512" if ZOO[name] is None else "64"
+        if not Path(model).is_dir():
+            run("export", "--checkpoint", str(checkpoint), "-o", model)
+    # Speed does not ask how well the ranges fit, and there is no accuracy to lose without training.
+    images = "512" if ZOO[name] is None else "16"
     lower = ["--int8", "--half", "--calib", str(data), "--calib-images", images, "--force"]
     # Without training there is nothing for a gate to hold.
     run("export", "--model", model, *lower, *([] if ZOO[name] is None else ["--no-gate"]), "-o", str(folder))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from poster_edge.train.run import TrainingRun
 
 #: State of a finished landmark pre-training, which all rows share: their landmark streams are the same.
-_LANDMARKS = "landmarks.pt"
+_LANDMARKS = "landmarks.safetensors"
 
 
 @click.command(name="ablate")

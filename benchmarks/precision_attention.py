@@ -115,9 +115,14 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-    about = {"threads": args.threads, "images": len(images), "data": args.data.name if args.data else "packaged photos"}
-    products = sum(s.kind == "attention" for s in find_sites(model))
-    write(f"precision_attention_{bundle.manifest.model}.json", {**about, "products": products, "results": rows})
+    about = {
+        "model": bundle.manifest.model,
+        "threads": args.threads,
+        "images": len(images),
+        "data": args.data.name if args.data else "the packaged photos",
+        "products": sum(s.kind == "attention" for s in find_sites(model)),
+    }
+    write(f"precision_attention_{bundle.manifest.model}.json", {**about, "results": rows})
 
 
 if __name__ == "__main__":

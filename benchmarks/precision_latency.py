@@ -80,10 +80,9 @@ def main() -> None:
                 )
                 print(f"{name:34} batch {batch}  {median:8.2f} ms  {base / median:5.2f}x", flush=True)
     gates = [b.manifest.gate for b in bundles]
-    write(
-        f"precision_latency_{bundle.manifest.model}.json",
-        {"threads": args.threads, "gate_passed": all(g and g.get("passed") for g in gates), "results": rows},
-    )
+    passed = all(g and g.get("passed") for g in gates)
+    about = {"model": bundle.manifest.model, "threads": args.threads, "gate_passed": passed}
+    write(f"precision_latency_{bundle.manifest.model}.json", {**about, "results": rows})
 
 
 def candidates(bundles: list[Bundle], runtime: str) -> Iterator[tuple[Bundle, str]]:

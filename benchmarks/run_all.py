@@ -121,8 +121,8 @@ def crops(shared: Path) -> None:
 
 
 def precisions(shared: Path) -> None:
-    """Accuracy and calibration memory of the lower precisions of the packaged model."""
-    for script in ("precision_accuracy", "calibration_memory"):
+    """Accuracy, calibration memory and FP16's range of the packaged model."""
+    for script in ("precision_accuracy", "calibration_memory", "fp16_faces"):
         _script(script, "--data", str(shared / "data" / "fer2013_train_valid.npz"))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import readme_engines
 import readme_gpu
+import readme_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -72,68 +73,6 @@ def start_up() -> str:
     )
 
 
-def precision() -> str:
-    """Accuracy of each precision and calibration method."""
-    report = load("precision_accuracy.json")
-    rows = []
-    for r in report["results"]:
-        what = f"{r['method']}, {r['images']} images" if "method" in r else ""
-        drop, low, high = (100 * v for v in r["accuracy_drop"])
-        rows.append(
-            [
-                f"`{r['file']}`",
-                r["runtime"].partition(" ")[0],
-                what,
-                f"{r['accuracy']:.2%}",
-                f"{drop:+.2f} ({low:+.2f} to {high:+.2f})",
-                f"{r['flip_rate'][0]:.2%}",
-            ]
-        )
-    memory = [
-        [str(r["images"]), f"{r['collect_s'] + r['ranges_s']:.1f} s", f"{r['peak_rss_mib']:.0f} MiB"]
-        for r in load("calibration_memory.json")["results"]
-    ]
-    columns = ["file", "runtime", "calibration", "accuracy", "points lost (95 %)", "images that change class"]
-    return "\n\n".join(
-        [
-            f"FP32, FP16 and INT8 of poster-nano on all {report['images']} validation faces "
-            "(`benchmarks/precision_accuracy.py`):",
-            table(columns, rows),
-            "Calibrating poster-nano, whole process (`benchmarks/calibration_memory.py`); memory does not follow the "
-            "number of images:",
-            table(["images", "time", "peak memory"], memory),
-        ]
-    )
-
-
-def latency() -> str:
-    """Latency against eager PyTorch, of every model it was measured for."""
-    parts = []
-    for path in sorted(RESULTS.glob("precision_latency_*.json")):
-        report = load(path.name)
-        machine = report["environment"]
-        by_name: dict[str, dict[int, dict[str, Any]]] = {}
-        for r in report["results"]:
-            by_name.setdefault(r["candidate"], {})[r["batch"]] = r
-        rows = [
-            [
-                name,
-                *(f"{at[b]['median_ms']:.2f} ms ({at[b]['times_eager']:.2f}x)" for b in (1, 8)),
-                at[1]["runtime"],
-            ]
-            for name, at in by_name.items()
-        ]
-        name = path.stem.removeprefix("precision_latency_")
-        script = "poster_precision" if name == "poster" else "precision_latency"
-        parts.append(
-            f"Latency of {name}{', stand-in weights' if script == 'poster_precision' else ''}, {report['threads']} "
-            f"threads of {machine['cpu']}, medians of calls taken in turns (`benchmarks/{script}.py`; in brackets: "
-            "times as fast as eager PyTorch):"
-        )
-        parts.append(table(["", "batch 1", "batch 8", "what ran"], rows))
-    return "\n\n".join(parts)
-
-
 def engines() -> str:
     """Size, time and memory of building engines without a GPU; more in docs/tensorrt.md."""
     return readme_engines.short(RESULTS / "engines.csv", table)
@@ -168,7 +107,15 @@ def figures() -> str:
     """The whole generated part."""
     note = "Not measured on a Jetson. `make bench` regenerates what needs no GPU."
     return "\n\n".join(
-        [accuracy(), precision(), latency(), engines(), kernels(), readme_gpu.short(RESULTS), start_up(), note]
+        [
+            accuracy(),
+            readme_precision.short(RESULTS, table),
+            engines(),
+            kernels(),
+            readme_gpu.short(RESULTS),
+            start_up(),
+            note,
+        ]
     )
 
 
@@ -194,6 +141,7 @@ def main() -> None:
 #: Page -> what stands between its marks.
 PAGES = {
     README: figures,
+    ROOT / "docs" / "precision.md": lambda: readme_precision.page(RESULTS, table),
     ROOT / "docs" / "tensorrt.md": lambda: readme_engines.page(RESULTS, table),
     ROOT / "docs" / "kernels.md": lambda: readme_gpu.tables(RESULTS, table),
 }

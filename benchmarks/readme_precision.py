@@ -23,13 +23,15 @@ def short(results: Path, table: Table) -> str:
     """Accuracy of what ``export`` writes by default, and how fast full POSTER and poster-nano are."""
     report = load(results / "precision_accuracy.json")
     rows = [_accuracy(r) for r in report["results"] if (r.get("method", "mse"), r.get("images", 512)) == _DEFAULT]
-    speeds = [_speed(load(results / f"precision_latency_{name}.json")) for name in ("poster", "poster-nano")]
+    timed = [results / f"precision_latency_{name}.json" for name in ("poster", "poster-nano")]
+    machine = load(timed[0])
     return "\n\n".join(
         [
             f"FP32, FP16 and INT8 of poster-nano on all {report['images']} validation faces; other calibrations, "
             "latencies and memory are in [docs/precision.md](docs/precision.md#figures):",
             table(_COLUMNS, rows),
-            f"In INT8, {'; '.join(speeds)}.",
+            f"INT8, times as fast as eager PyTorch in FP32, on {machine['threads']} threads of "
+            f"{machine['environment']['cpu']}: {'; '.join(map(_speed, timed))}.",
         ]
     )
 
@@ -83,22 +85,23 @@ def _by_candidate(report: Report) -> dict[str, dict[int, Report]]:
     return found
 
 
-def _speed(report: Report) -> str:
-    """Such as "poster is 2.9 (onnxruntime) and 4.4 (OpenVINO) times as fast as eager PyTorch at batch 1, …"."""
-    found = _by_candidate(report)
+def _speed(path: Path) -> str:
+    """Such as "poster 2.9 (onnxruntime) and 4.4 (OpenVINO) at batch 1, …"."""
+    found = _by_candidate(load(path))
     named = {"onnxruntime int8": "onnxruntime", "openvino int8": "OpenVINO"}
     parts = [
         " and ".join(f"{found[c][b]['times_eager']:.1f} ({n})" for c, n in named.items() if c in found)
-        + f" times as fast as eager PyTorch in FP32 at batch {b}"
+        + f" at batch {b}"
         for b in (1, 8)
     ]
-    return f"{report.get('model', 'the model')} is {', '.join(parts)} on 2 threads of {report['environment']['cpu']}"
+    return f"{path.stem.removeprefix('precision_latency_')} {', '.join(parts)}"
 
 
 def latency(report: Report, path: Path, table: Table) -> str:
-    """Latency against eager PyTorch."""
-    name = path.stem.removeprefix("precision_latency_")
-    stand_in = name == "poster"
+    """Latency against eager PyTorch; records of CPUs without VNNI are of an earlier commit and named so."""
+    name, _, without = path.stem.removeprefix("precision_latency_").partition("_")
+    stand_in, commit = name == "poster", report["environment"]["commit"][:7]
+    cpu = report["environment"]["cpu"] + (f" (no VNNI; measured at commit {commit})" if without else "")
     rows = [
         [n, *(f"{at[b]['median_ms']:.2f} ms ({at[b]['times_eager']:.2f}x)" for b in (1, 8)), at[1]["runtime"]]
         for n, at in _by_candidate(report).items()
@@ -107,7 +110,7 @@ def latency(report: Report, path: Path, table: Table) -> str:
     return "\n\n".join(
         [
             f"Latency of {name}{', stand-in weights' if stand_in else ''}, {report['threads']} threads of "
-            f"{report['environment']['cpu']}, medians of {report['results'][0]['calls']} calls taken in turns; {gate} "
+            f"{cpu}, medians of {report['results'][0]['calls']} calls taken in turns; {gate} "
             f"(`benchmarks/{'poster_precision' if stand_in else 'precision_latency'}.py`; in brackets: times as fast "
             "as eager PyTorch):",
             table(["", "batch 1", "batch 8", "what ran"], rows),

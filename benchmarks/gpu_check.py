@@ -132,6 +132,13 @@ def built_ahead(name: str, precision: str) -> Callable[[str], Iterator[Row]]:
     return rows
 
 
+def plugin(device: str) -> Iterator[Row]:
+    """The TensorRT plugin's launches, without TensorRT."""
+    from gpu_plugin import plugin_rows
+
+    yield from plugin_rows()
+
+
 def memcheck(device: str) -> Iterator[Row]:
     """The fused kernels under compute-sanitizer's memcheck."""
     from gpu_sanitize import sanitizer_rows
@@ -157,6 +164,7 @@ GROUPS: dict[str, tuple[Callable[[str], Iterator[Row]], float, bool, bool]] = {
     "poster_kernels": (poster_kernels, 75, False, True),
     "dispatched": (dispatched, 60, True, True),
     "torch_runtime": (torch_runtime, 60, True, True),
+    "plugin": (plugin, 90, False, True),
     "memcheck": (memcheck, 70, False, True),
     "racecheck": (racecheck, 70, False, True),
     "ahead_nano": (built_ahead("poster-nano", "fp16"), 60, False, True),

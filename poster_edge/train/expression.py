@@ -78,8 +78,6 @@ def predict(
 ) -> NDArray[np.float32]:
     """Logits (N, C) in float32 for images (N, K, S, S) uint8."""
     model.eval()
-    out = [
-        model(normalise(piece.to(device.name) / 255)).float()
-        for piece in images.split(1024 if device.is_cuda else 256)
-    ]
+    pieces = torch.split(images, 1024 if device.is_cuda else 256)
+    out = [model(normalise(piece.to(device.name) / 255)).float() for piece in pieces]
     return torch.cat(out).cpu().numpy()

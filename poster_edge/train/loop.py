@@ -184,7 +184,7 @@ class Loop:
         if not self.batch:
             raise InputError(f"{len(order)} images are too few for {self._parts} parts of a batch")
         size = self.batch * (max(1, _GROUP_PIXELS // (self.batch * pixels)) if self.device.is_cuda else 1)
-        yield from order[: len(order) // self.batch * self.batch].split(size)
+        yield from torch.split(order[: len(order) // self.batch * self.batch], size)
 
     def take(self, table: Tensor, rows: Tensor) -> Tensor:
         """Rows of a table, on the training device wherever the table lies."""
@@ -192,7 +192,7 @@ class Loop:
 
     def batches(self, *tables: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """This process's part of each batch of a group, from tables (k·B, …) that :meth:`own` cut."""
-        yield from zip(*(t.split(self.batch // self.team.size) for t in tables), strict=True)
+        yield from zip(*(torch.split(t, self.batch // self.team.size) for t in tables), strict=True)
 
     def own(self, table: Tensor) -> Tensor:
         """This process's rows of a group of batches, (k·B, …) -> (k·B/P, …) for P processes."""
@@ -200,7 +200,7 @@ class Loop:
             return table
         part = self.batch // self.team.size
         # k·B x … -> k x B x … -> k x B/P x …
-        batches = table.unflatten(0, (-1, self.batch))
+        batches = table.reshape(-1, self.batch, *table.shape[1:])
         return batches[:, self.team.rank * part : (self.team.rank + 1) * part].flatten(0, 1)
 
     def step(self, loss_of: Callable[..., Tensor], inputs: tuple[Tensor, ...], progress: float) -> Tensor:

@@ -143,10 +143,12 @@ def _value(hint: Any, value: Any, source: str, where: str) -> Any:
 
 def _plain(hint: type, value: Any, source: str, where: str) -> Any:
     # Python's booleans are whole numbers; a recipe's are not.
-    allowed = (int, float) if hint is float else (hint,)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"{source}: {where} is {_shown(value)}, expected {_WORDS[hint]}")
-    return float(value) if hint is float else value
+    if isinstance(value, bool) == (hint is bool):
+        if isinstance(value, hint):
+            return value
+        if hint is float and isinstance(value, int):
+            return float(value)
+    raise InputError(f"{source}: {where} is {_shown(value)}, expected {_WORDS[hint]}")
 
 
 def _optional(hint: Any, value: Any, source: str, where: str) -> Any:

@@ -31,14 +31,15 @@ def climbed(parameters: Iterable[nn.Parameter], rho: float) -> Iterator[None]:
         parameters: those without a gradient stay where they are.
         rho: length of the move.
     """
-    moved = [p for p in parameters if p.grad is not None]
+    moved: list[Tensor] = [p for p in parameters if p.grad is not None]
     if not moved:
         yield
         return
     before = [p.detach().clone() for p in moved]
     gradients = [p.grad for p in moved if p.grad is not None]
     with torch.no_grad():
-        torch._foreach_add_(moved, torch._foreach_mul(gradients, rho / (_norm(gradients) + _TINY)))
+        steps = torch._foreach_mul(gradients, rho / (_norm(gradients) + _TINY))
+        torch._foreach_add_(moved, list(steps))
     try:
         yield
     finally:

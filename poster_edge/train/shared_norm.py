@@ -16,7 +16,7 @@ from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class _Sum(torch.autograd.Function):
+class _SumFunction(torch.autograd.Function):
     """Sum over the processes; what each of them does with it acts back on all."""
 
     @staticmethod
@@ -30,6 +30,13 @@ class _Sum(torch.autograd.Function):
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total
+
+
+def _summed(x: Tensor) -> Tensor:
+    # torch's stubs do not know what a function's own ``apply`` answers.
+    apply: Any = _SumFunction.apply
+    total: Tensor = apply(x)
+    return total
 
 
 class SharedNorm(_BatchNorm):
@@ -48,9 +55,9 @@ class SharedNorm(_BatchNorm):
         shape = [1, -1] + [1] * (input.dim() - 2)
         x = input.to(self.weight.dtype)
         count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean = _Sum.apply(x.sum(dims)) / count
+        mean = _summed(x.sum(dims)) / count
         centred = x - mean.reshape(shape)
-        variance = _Sum.apply(centred.square().sum(dims)) / count
+        variance = _summed(centred.square().sum(dims)) / count
         self._record(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
         scale = (variance + self.eps).rsqrt() * self.weight
         return (centred * scale.reshape(shape) + self.bias.reshape(shape)).to(input.dtype)

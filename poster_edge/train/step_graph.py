@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,9 @@ class StepGraph:
 
     def __init__(self, step: Step, before: Callable[[], None]) -> None:
         self._step, self._before = step, before
-        self._stream = torch.cuda.Stream()
+        # torch's stubs do not know its arguments.
+        stream: Any = torch.cuda.Stream
+        self._stream = stream()
         self._done = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: Inputs = ()

@@ -42,7 +42,7 @@ def opinions(
     """
     teacher.eval()
     out = torch.zeros(len(images), teacher.config.num_classes)
-    for chosen in rows.split(batch):
+    for chosen in torch.split(rows, batch):
         pixels = images[chosen.to(images.device)].to(device.name).float() / 255
         with device.precision():
             views = [teacher(normalise(view)).float().softmax(dim=1) for view in (pixels, pixels.flip(3))]

@@ -56,7 +56,7 @@ class Teachers:
     def judge(self, pixels: Tensor) -> Tensor:
         """Their mean probabilities (B, C) for pictures (B, K, S, S) in 0..1, on the training device."""
         out = []
-        for piece in pixels.split(_BATCH):
+        for piece in torch.split(pixels, _BATCH):
             ready = self.normalise(piece)
             with self.device.precision():
                 views = [network(ready) for network in self.networks]

@@ -2,7 +2,7 @@
 
     python benchmarks/zoo.py --data FILE.npz [--golden FOLDER] [--model NAME …] [--work FOLDER] [--prepare]
 
-Bundles are made in --work, where they stay until they are deleted: the packaged model; POSTER with stand-in
+Bundles are made in --work, where they stay until they are deleted: the packaged models; POSTER with stand-in
 weights in the published layout (from --golden's official_weights.py; they rank speed and agreement, not accuracy);
 the others with random weights, which have a speed and nothing else.  Then ``poster-edge bench`` writes
 ``bench_NAME.csv``.  --prepare stops before it.
@@ -21,11 +21,11 @@ import torch
 from run_all import RESULTS, ROOT
 
 from poster_edge.errors import UnavailableError
-from poster_edge.runtime.bundle import load_bundle
+from poster_edge.runtime.bundle import load_bundle, zoo_names
 
-#: Model -> size that official_weights.py knows it by, "" for random weights, None for the packaged one.
-ZOO: dict[str, str | None] = {
-    "poster-nano": None,
+#: Model -> size that official_weights.py knows it by, "" for random weights; those that are packaged have their own.
+ZOO = {
+    "poster-nano": "",
     "fer-vt-nano": "",
     "cf-dan-nano": "",
     "poster-t": "small",
@@ -56,9 +56,9 @@ def stand_in(golden: Path, size: str, path: Path) -> None:
     torch.save({"model_state_dict": state}, path)
 
 
-def weights(name: str, size: str | None, work: Path, golden: Path | None) -> Path:
+def weights(name: str, size: str, work: Path, golden: Path | None) -> Path:
     """The checkpoint that a model is exported from and that PyTorch runs."""
-    if size is None:
+    if name in zoo_names():
         return ROOT / "poster_edge" / "zoo" / name / "model.safetensors"
     path = work / f"{name}.safetensors"
     if path.is_file():
@@ -89,22 +89,23 @@ def weights(name: str, size: str | None, work: Path, golden: Path | None) -> Pat
 def prepare(name: str, checkpoint: Path, work: Path, data: Path) -> Path:
     """The bundle with FP32, FP16 and INT8 models; made again when the packaged model is another one."""
     folder = work / name
-    if ZOO[name] is None and folder.is_dir():
+    packaged = name in zoo_names()
+    if packaged and folder.is_dir():
         old, new = load_bundle(folder), load_bundle(name)
         if old.manifest.artefacts["model.onnx"].sha256 == new.manifest.artefacts["model.onnx"].sha256:
             return folder
     elif folder.is_dir():
         return folder
     model = name
-    if ZOO[name] is not None:
+    if not packaged:
         model = str(work / f"{name}-fp32")
         if not Path(model).is_dir():
             run("export", "--checkpoint", str(checkpoint), "-o", model)
     # Speed does not ask how well the ranges fit, and there is no accuracy to lose without training.
-    images = "512" if ZOO[name] is None else "16"
+    images = "512" if packaged else "16"
     lower = ["--int8", "--half", "--calib", str(data), "--calib-images", images, "--force"]
     # Without training there is nothing for a gate to hold.
-    run("export", "--model", model, *lower, *([] if ZOO[name] is None else ["--no-gate"]), "-o", str(folder))
+    run("export", "--model", model, *lower, *([] if packaged else ["--no-gate"]), "-o", str(folder))
     return folder
 
 
@@ -126,11 +127,12 @@ def main() -> None:
         if args.prepare:
             continue
         # Faces enough for what is asked: all for an accuracy, few where only agreement means something.
-        faces = [] if ZOO[name] is None else ["--faces", "256" if "nano" in name else "96"]
+        packaged = name in zoo_names()
+        faces = [] if packaged else ["--faces", "256" if "nano" in name else "96"]
         bench = ["bench", "--model", str(bundle), "--checkpoint", str(checkpoint), "--runtime", RUNTIMES]
         bench += ["--duration", args.duration, "--data", str(data), *faces, "--threads", "2"]
         csv = str(RESULTS / f"bench_{name}.csv")
-        plot = ["--plot", str(RESULTS / f"bench_{name}.png")] if ZOO[name] is None else []
+        plot = ["--plot", str(RESULTS / f"bench_{name}.png")] if packaged else []
         run(*bench, "--csv", csv, *plot, accept=(0, 1))
 
 

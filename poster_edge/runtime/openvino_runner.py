@@ -141,7 +141,8 @@ def load_openvino() -> ModuleType:
         UnavailableError: OpenVINO is missing or broken.
     """
     telemetry = "openvino_telemetry"
-    loaded = {n: m for n, m in sys.modules.items() if n.partition(".")[0] == telemetry}
+    # A copy: another thread may be importing something.
+    loaded = {n: m for n, m in sys.modules.copy().items() if n.partition(".")[0] == telemetry}
     # None makes the import fail; the type of sys.modules does not know that.
     sys.modules[telemetry] = None  # type: ignore[assignment]
     try:

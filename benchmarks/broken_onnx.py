@@ -41,7 +41,7 @@ SPEC = EngineSpec(RTX, Profile(1, 2, 4), compute_capabilities=("8.6",))
 #: What one file may take.
 MOST_S, MOST_MB = 2.0, 512.0
 #: A file that hangs is ended after so long.
-_PATIENCE_S = 30
+_PATIENCE_S = 120
 _NUMBERS = (0, -1, 1, 2, 7, 255, 1 << 16, (1 << 31) - 1, -(1 << 31), (1 << 63) - 1, -(1 << 63))
 _OPERATORS = """
     Conv ConvTranspose MatMul Gemm Add Mul Div Sub Pow Relu PRelu Gelu Softmax LayerNormalization BatchNormalization

@@ -81,4 +81,6 @@ class LandmarkPoster(OneStream):
 
 def build_poster(config: PosterConfig) -> Network:
     """The network of a configuration, with the streams that it names."""
-    return {"both": Poster, "image": ImagePoster, "landmark": LandmarkPoster}[config.streams](config)
+    if config.streams == "both":
+        return Poster(config)
+    return ImagePoster(config) if config.streams == "image" else LandmarkPoster(config)

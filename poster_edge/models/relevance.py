@@ -266,8 +266,9 @@ def _places(pyramid: PyramidFusion, tape: _Tape, config: PosterConfig) -> dict[s
     batch, tokens, levels = first.shape[0], config.tokens, len(config.dims)
     # Columns: the entrance tokens of every level, L·T.
     identity = torch.eye(levels * tokens, dtype=first.dtype, device=first.device).expand(batch, -1, -1)
-    r = list(identity.split(tokens, dim=1))
-    for stage in pyramid.blocks:
+    r = list(torch.split(identity, tokens, dim=1))
+    stages: Any = pyramid.blocks
+    for stage in stages:
         r = _after_stage(tape, stage, r, config.heads)
     # B x L·T -> B x L x T
     read_out = r[0][:, 0].reshape(batch, levels, tokens)
@@ -276,9 +277,9 @@ def _places(pyramid: PyramidFusion, tape: _Tape, config: PosterConfig) -> dict[s
         row = read_out[:, i]
         read_out[:, i] = row * own[:, 0] + (row[:, None] @ _off_diagonal(between))[:, 0]
     streams = ("image", "landmark") if config.streams == "both" else (config.streams,)
-    rows = read_out.split(config.per_stream, dim=2)
-    content = _without_positions(pyramid, first).split(config.per_stream, dim=1)
-    gradient = tape.entrance_gradients[0].split(config.per_stream, dim=1)
+    rows = torch.split(read_out, config.per_stream, dim=2)
+    content = torch.split(_without_positions(pyramid, first), config.per_stream, dim=1)
+    gradient = torch.split(tape.entrance_gradients[0], config.per_stream, dim=1)
     found = {}
     for name, row, tokens_of, g in zip(streams, rows, content, gradient, strict=True):
         # The mean token's own relevance goes to what it is the mean of.

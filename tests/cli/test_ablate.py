@@ -71,7 +71,9 @@ def test_the_table_and_its_runs(done: Path) -> None:
 
 
 def test_landmarks_are_trained_once(done: Path) -> None:
-    states = [(done / name / "landmarks.safetensors").read_bytes() for name in ("poster-nano@swap-0", "poster-nano@swap-1")]
+    states = [
+        (done / name / "landmarks.safetensors").read_bytes() for name in ("poster-nano@swap-0", "poster-nano@swap-1")
+    ]
     assert states[0] == states[1] == (done / "landmarks.safetensors").read_bytes()
     weights = [
         load_model(done / name / "best.safetensors")[0].state_dict()["face_landback.conv1.conv.weight"]

@@ -283,7 +283,9 @@ def _places(pyramid: PyramidFusion, tape: _Tape, config: PosterConfig) -> dict[s
     found = {}
     for name, row, tokens_of, g in zip(streams, rows, content, gradient, strict=True):
         # The mean token's own relevance goes to what it is the mean of.
-        per_head = (g[:, :1] * tokens_of[:, 1:] / (config.per_stream - 1)).unflatten(2, (config.heads, -1)).sum(dim=3)
+        part = g[:, :1] * tokens_of[:, 1:] / (config.per_stream - 1)
+        # B x g² x D -> B x g² x H x D/H
+        per_head = part.reshape(*part.shape[:2], config.heads, -1).sum(dim=3)
         share = per_head.clamp_min(0).mean(dim=2)
         found[name] = row[:, :, 1:] + row[:, :, :1] * share[:, None]
     return {name: _on_map(tape, config, name, values) for name, values in found.items()}

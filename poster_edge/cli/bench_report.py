@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from rich.table import Table
 from rich.text import Text
 
 from poster_edge.bench.records import Answers, Group, Record, Row, missing
@@ -16,6 +17,8 @@ from poster_edge.files import write_atomic
 
 _PLOTS = (".png", ".html")
 _DASH = "–"
+#: Columns from which on one table holds everything.
+_WIDE = 125
 
 
 def check_outputs(plots: Sequence[Path], *, json_path: str | None, csv_path: str | None, labelled: bool) -> None:
@@ -59,7 +62,8 @@ def deliver(record: Record, *, json_path: str | None, csv_path: str | None, plot
 def _print(group: Group) -> None:
     for model in dict.fromkeys(r.model for r in group.rows):
         rows = [r for r in group.rows if r.model == model]
-        console.stdout.print(_table(model, rows, noisy=group.noise.noisy))
+        for part in _tables(model, rows, noisy=group.noise.noisy, width=console.stdout.width):
+            console.stdout.print(part)
         for line in missing(rows):
             console.stdout.print(Text(f"{_DASH} {line}", style="dim"))
         for r in rows:
@@ -67,27 +71,34 @@ def _print(group: Group) -> None:
                 console.stdout.print(Text(f"{r.label}: {_stages(r)}", style="dim"))
 
 
-def _table(model: str, rows: Sequence[Row], *, noisy: bool) -> object:
+def _tables(model: str, rows: Sequence[Row], *, noisy: bool, width: int) -> list[Table]:
+    """One table where the terminal has room for it, else the times and below them the rest."""
     first = rows[0]
     what = "decoded frame to result" if first.scope == "frame" else f"model alone, batch {first.batch}"
     threads = f", {first.threads} thread{'s' * (first.threads > 1)}" if first.threads else ""
     title = f"{'NOISY  ' if noisy else ''}{model}, {what}{threads}, ms, {first.rounds} rounds in turns"
     judged = any(r.answers for r in rows)
-    columns = ["", "p50", "p90", "p90 est.", "p99", "per s", f"x {first.baseline}", "RSS MiB", "file MB"]
-    columns += ["accuracy", "agrees"] if judged else []
-    return console.table(title, columns, [_cells(r, judged=judged) for r in rows])
+    times = ["p50", "p90", "p90 est.", "p99", "per s"]
+    rest = [f"x {first.baseline}", "RSS MiB", "MB", *(["accuracy %", "agrees"] if judged else [])]
+    cells = [(_times(r), _rest(r, judged=judged)) for r in rows]
+    if width >= _WIDE:
+        both = [[r.label, *a, *b] for r, (a, b) in zip(rows, cells, strict=True)]
+        return [console.table(title, ["", *times, *rest], both)]
+    upper = [[r.label, *a] for r, (a, _) in zip(rows, cells, strict=True)]
+    lower = [[r.label, *b] for r, (_, b) in zip(rows, cells, strict=True)]
+    return [console.table(title, ["", *times], upper), console.table("", ["", *rest], lower)]
 
 
-def _cells(row: Row, *, judged: bool) -> list[str]:
-    times, ratio = row.times, row.ratio
+def _times(row: Row) -> list[str]:
+    times = row.times
+    values = (times.p50_ms, times.p90_ms, times.p90_estimate_ms, times.p99_ms, times.per_second)
+    return [figure(v) for v in values]
+
+
+def _rest(row: Row, *, judged: bool) -> list[str]:
+    ratio = row.ratio
     cells = [
-        row.label,
-        figure(times.p50_ms),
-        figure(times.p90_ms),
-        figure(times.p90_estimate_ms),
-        figure(times.p99_ms),
-        figure(times.per_second),
-        "1" if ratio is None else f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
+        "1" if ratio is None else f"{figure(ratio.value)} ({figure(ratio.low)}–{figure(ratio.high)})",
         _DASH if row.rss_mib is None else f"{row.rss_mib:.0f}",
         f"{row.file_mb:.1f}",
     ]
@@ -107,8 +118,8 @@ def answers(found: Answers | None) -> list[str]:
     if found is None:
         return [_DASH, _DASH]
     half = found.accuracy_ci95
-    right = _DASH if found.accuracy is None or half is None else f"{found.accuracy:.2%} ± {half:.2%}"
-    return [right, f"{found.agreement:.2%}" if found.named > 1 else _DASH]
+    right = _DASH if found.accuracy is None or half is None else f"{100 * found.accuracy:.2f} ±{100 * half:.2f}"
+    return [right, f"{found.agreement:.1%}" if found.named > 1 else _DASH]
 
 
 def _stages(row: Row) -> str:

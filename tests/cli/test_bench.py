@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from poster_edge.bench.environment import read_environment
 from poster_edge.bench.noise import Noise
@@ -23,7 +24,7 @@ from poster_edge.bench.records import Answers, Group, Record, Row, missing
 from poster_edge.bench.state import State
 from poster_edge.bench.statistics import Ratio, summarise
 from poster_edge.cli.bench_plot import draw
-from poster_edge.cli.bench_report import check_outputs, deliver, figure
+from poster_edge.cli.bench_report import _tables, check_outputs, deliver, figure
 from poster_edge.errors import UsageError
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -139,6 +140,19 @@ def test_a_quiet_record_is_not_marked(capsys: pytest.CaptureFixture[str]) -> Non
     printed = capsys.readouterr()
     assert "NOISY  nano" in printed.out
     assert "NOISY: other processes" in printed.err
+
+
+@pytest.mark.parametrize("width", [80, 150])
+def test_tables_fit_their_terminal(width: int) -> None:
+    rows = record().groups[0].rows
+    found = _tables("nano", rows, noisy=False, width=width)
+    assert len(found) == (2 if width == 80 else 1)
+    screen = Console(width=width, file=io.StringIO())
+    for part in found:
+        screen.print(part)
+    text = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert all(cell in text for cell in ("onnxruntime int8", "20.0", "6.67 (6.33–7.00)", "64.00 ±1.00"))
 
 
 def test_records_hold_no_noise_without_reasons() -> None:

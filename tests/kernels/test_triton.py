@@ -24,9 +24,10 @@ from poster_edge.models.fusion import FusionStage
 pytest.importorskip("triton")
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ("attend", "project", "expand", "contract", "mix")
-#: Largest relative L2 error: of a kernel, and of a depth against weights before any rounding.
+#: Largest relative L2 error: of a kernel, and of a depth against weights before any rounding.  What INT8 weights
+#: cost depends on them; the kernels' own share of it is bounded apart.
 KERNEL_BARS = {"fp32": 1e-6, "fp16": 1e-3, "w8a16": 1e-3}
-DEPTH_BARS = {"fp32": 1e-6, "fp16": 1e-3, "w8a16": 3e-3}
+DEPTH_BARS = {"fp32": 1e-6, "fp16": 1e-3, "w8a16": 5e-3}
 NAN = float("nan")
 
 
@@ -54,6 +55,8 @@ def verify(found: list[dict[str, str]], precisions: tuple[str, ...], batch: int)
         error, own = float(r["error"]), float(r["torch_error"])
         bars = DEPTH_BARS if r["kernel"] == "depth" else KERNEL_BARS
         assert error <= (1e-6 if r["kernel"] == "partials" else bars[r["precision"]]), r
+        # On the same INT8 weights PyTorch is as far off.
+        assert (r["kernel"], r["precision"]) != ("depth", "w8a16") or error <= min(1.05 * own, float(r["bar"])), r
         # Below 6e-8 both are float32's own rounding of the same value.
         assert r["kernel"] == "partials" or error <= 1.5 * max(own, 6e-8), r
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from poster_edge.bench.energy import EnergyReport
 from poster_edge.bench.environment import Environment
 from poster_edge.bench.measure import Measured
 from poster_edge.bench.noise import Noise
@@ -60,6 +61,7 @@ class Row:
         answers: None without labelled faces.
         stages: median ms of each stage, of scope "frame"; and "faces", their mean number.
         round_medians_ms: median of each turn, for whoever wants to look closer.
+        energy: of the candidate working alone, as :mod:`poster_edge.bench.energy` reports it; None if not asked for.
     """
 
     model: str
@@ -84,6 +86,7 @@ class Row:
     answers: Answers | None = None
     stages: dict[str, float] = field(default_factory=dict)
     round_medians_ms: list[float] = field(default_factory=list)
+    energy: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class Record:
         return table([flat(r, g.noise, self.environment) for g in self.groups for r in g.rows])
 
 
-def row(found: Measured, baseline: Measured, answers: Answers | None) -> Row:
+def row(found: Measured, baseline: Measured, answers: Answers | None, energy: EnergyReport | None = None) -> Row:
     """The row of a candidate that took its turns beside a baseline."""
     candidate, opened = found.candidate, found.opened
     return Row(
@@ -158,6 +161,7 @@ def row(found: Measured, baseline: Measured, answers: Answers | None) -> Row:
         answers=answers,
         stages=found.stages,
         round_medians_ms=[float(sorted(r)[len(r) // 2]) for r in found.rounds],
+        energy=energy.to_dict() if energy else None,
     )
 
 
@@ -166,7 +170,7 @@ def flat(row: Row, noise: Noise, environment: Environment) -> dict[str, Any]:
     values = asdict(row)
     times, ratio, answers = values.pop("times"), values.pop("ratio"), values.pop("answers")
     del values["round_medians_ms"]
-    stages = values.pop("stages")
+    stages, energy = values.pop("stages"), values.pop("energy")
     return {
         **values,
         **times,
@@ -174,6 +178,8 @@ def flat(row: Row, noise: Noise, environment: Environment) -> dict[str, Any]:
         "ratio_low": ratio and ratio["low"],
         "ratio_high": ratio and ratio["high"],
         **{k: answers and answers[k] for k in ("faces", "accuracy", "accuracy_ci95", "agreement", "named")},
+        **{k: energy and energy[k] for k in ("gross_joules_per_face", "net_joules_per_face")},
+        "energy_rails": energy and energy["total"],
         "stages_ms": " ".join(f"{k}={v:.3f}" for k, v in stages.items()),
         "noisy": noise.noisy,
         "noise": "; ".join(noise.reasons),

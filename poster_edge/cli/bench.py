@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,9 @@ class _Names(click.ParamType):
     metavar="PNG|HTML",
     help="Latency against accuracy, size as area; needs --data. May be repeated.",
 )
+@click.option(
+    "--energy", is_flag=True, help="Also measure joules per face, 10 s each; exit code 4 where no meter can be read."
+)
 @click.option("--allow-noisy", is_flag=True, help="Exit with 0 even when the run was disturbed.")
 def command(
     *,
@@ -120,6 +124,7 @@ def command(
     json_path: str | None,
     csv_path: str | None,
     plots: tuple[Path, ...],
+    energy: bool,
     allow_noisy: bool,
 ) -> None:
     """Compare runtimes and precisions with eager PyTorch, in turns in one run.
@@ -129,12 +134,16 @@ def command(
     figures written all the same. What is asked for by name is served or is an error (exit 4).
     """
     from poster_edge.bench.candidates import Wanted
+    from poster_edge.bench.energy_meters import find_rails, nvml_index
     from poster_edge.bench.work import Frames
+    from poster_edge.cli import console
     from poster_edge.cli.bench_report import check_outputs, deliver
     from poster_edge.cli.bench_run import run
     from poster_edge.runtime.checkpoint_bundle import load_bundle_or_checkpoint
 
     check_outputs(plots, json_path=json_path, csv_path=csv_path, labelled=data is not None)
+    gpu = nvml_index(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    rails = find_rails(gpu=gpu, notify=console.message) if energy else []
     wanted = Wanted(
         runtimes=runtimes,
         precisions=precisions,
@@ -147,7 +156,16 @@ def command(
     )
     frames = source and Frames(source, detector=detector, detector_model=str(detector_model or ""))
     bundles = [(model, load_bundle_or_checkpoint(model, runtime="torch")) for model in dict.fromkeys(models)]
-    record = run(bundles, wanted, duration_s=duration, frames=frames or None, data=data, dataset=dataset, count=faces)
+    record = run(
+        bundles,
+        wanted,
+        duration_s=duration,
+        frames=frames or None,
+        data=data,
+        dataset=dataset,
+        count=faces,
+        rails=rails,
+    )
     deliver(record, json_path=json_path, csv_path=csv_path, plots=plots)
     if record.reasons and not allow_noisy:
         click.get_current_context().exit(1)

@@ -66,6 +66,8 @@ def _print(group: Group) -> None:
             console.stdout.print(part)
         for line in missing(rows):
             console.stdout.print(Text(f"{_DASH} {line}", style="dim"))
+        if any(r.energy for r in rows):
+            console.stdout.print(_energy(rows))
         for r in rows:
             if r.stages:
                 console.stdout.print(Text(f"{r.label}: {_stages(r)}", style="dim"))
@@ -87,6 +89,16 @@ def _tables(model: str, rows: Sequence[Row], *, noisy: bool, width: int) -> list
     upper = [[r.label, *a] for r, (a, _) in zip(rows, cells, strict=True)]
     lower = [[r.label, *b] for r, (_, b) in zip(rows, cells, strict=True)]
     return [console.table(title, ["", *times], upper), console.table("", ["", *rest], lower)]
+
+
+def _energy(rows: Sequence[Row]) -> Table:
+    """J per face of each candidate; the rails that were added up are in the title, doubts in the last column."""
+    found = [(r.label, r.energy) for r in rows if r.energy]
+    cells = [
+        [label, figure(e["gross_joules_per_face"]), figure(e["net_joules_per_face"]), "; ".join(e["notes"])]
+        for label, e in found
+    ]
+    return console.table(f"J per face, {found[0][1]['total']}", ["", "gross", "above rest", ""], cells)
 
 
 def _times(row: Row) -> list[str]:

@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.bench.candidates import Candidate, Comparison, Wanted, comparisons
+from poster_edge.bench.energy import EnergyReport
+from poster_edge.bench.energy_bench import Energy
+from poster_edge.bench.energy_meters import Rail
 from poster_edge.bench.environment import read_environment
 from poster_edge.bench.measure import Measured, measure
 from poster_edge.bench.process import Process
@@ -36,8 +39,11 @@ def run(
     data: Path | None,
     dataset: str | None,
     count: int | None,
+    rails: Sequence[Rail] = (),
 ) -> Record:
     """Make every comparison and the record of all; what is asked of the data comes first.
+
+    Energy is measured after the timed part of a comparison, where there are rails.
 
     Raises:
         PosterEdgeError: something asked for cannot be served, or the data cannot be read.
@@ -52,7 +58,7 @@ def run(
     groups = []
     for number, comparison in enumerate(planned):
         title = f"comparison {number + 1} of {len(planned)}"
-        groups.append(_compare(comparison, title, duration_s, frames, judge))
+        groups.append(_compare(comparison, title, duration_s, frames, judge, Energy(rails) if rails else None))
     settings = {
         "models": [model for model, _ in bundles],
         "duration_s": duration_s,
@@ -65,8 +71,25 @@ def run(
 
 
 def _compare(
-    comparison: Comparison, title: str, duration_s: float, frames: Frames | None, judge: _Judge | None
+    comparison: Comparison,
+    title: str,
+    duration_s: float,
+    frames: Frames | None,
+    judge: _Judge | None,
+    energy: Energy | None,
 ) -> Group:
+    joules: dict[Candidate, EnergyReport] = {}
+
+    def afterwards(process: Process) -> None:
+        if energy:
+            candidate = process.candidate
+            console.message(f"energy of {candidate.label}")
+            # A frame has as many faces as were found in it.
+            faces = process.stages().get("faces", 1.0) if candidate.scope == "frame" else candidate.batch
+            joules[candidate] = energy.of(process.turn, faces_per_call=faces)
+        if judge:
+            judge.ask(process)
+
     with console.progress_bar() as bar:
         task = bar.add_task(title, total=100)
         found, noise = measure(
@@ -75,12 +98,13 @@ def _compare(
             frames=frames,
             notify=console.message,
             advance=lambda share: bar.update(task, completed=int(100 * share)),
-            afterwards=judge.ask if judge else None,
+            afterwards=afterwards,
         )
     rows = []
     for one in found:
         baseline = _baseline_of(one, found)
-        rows.append(row(one, baseline, judge.answers(one.candidate, baseline.candidate) if judge else None))
+        answers = judge.answers(one.candidate, baseline.candidate) if judge else None
+        rows.append(row(one, baseline, answers, joules.get(one.candidate)))
     return Group(tuple(rows), noise)
 
 

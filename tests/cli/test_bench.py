@@ -216,3 +216,47 @@ def test_labels_of_a_plot_do_not_cover_each_other(tmp_path: Path) -> None:
     picture = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
     places = [(t.get("x"), t.get("y")) for t in picture.iter("text") if t.get("class") == "name"]
     assert len(set(places)) == 6
+
+
+def test_energy_has_a_table_and_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = record()
+    energy = {
+        "total": "VDD_IN (INA3221)",
+        "gross_joules_per_face": 0.0312,
+        "net_joules_per_face": 0.0204,
+        "notes": ("short",),
+    }
+    group = plain.groups[0]
+    measured = replace(plain, groups=(replace(group, rows=tuple(replace(r, energy=energy) for r in group.rows)),))
+    deliver(measured, json_path=None, csv_path=None, plots=())
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("J per face, VDD_IN (INA3221)", "0.0312", "0.0204", "short"))
+    rows = list(csv.DictReader(io.StringIO(measured.to_csv())))
+    assert {(r["gross_joules_per_face"], r["energy_rails"]) for r in rows} == {("0.0312", "VDD_IN (INA3221)")}
+    assert {r["energy_rails"] for r in csv.DictReader(io.StringIO(plain.to_csv()))} == {""}
+    assert json.loads(measured.to_json())["groups"][0]["rows"][0]["energy"]["net_joules_per_face"] == 0.0204
+
+
+def test_energy_of_candidates_on_a_jetsons_rails(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the sysfs tree of an Orin Nano that draws 6 W whatever happens."""
+    from click.testing import CliRunner
+
+    from poster_edge.bench import energy_bench, energy_meters
+    from poster_edge.cli.bench import command
+
+    folder = tmp_path / "sys/class/hwmon/hwmon1"
+    folder.mkdir(parents=True)
+    for name, value in {"name": "ina3221", "in1_label": "VDD_IN", "in1_input": 5000, "curr1_input": 1200}.items():
+        (folder / name).write_text(f"{value}\n")
+    find = energy_meters.find_rails
+    monkeypatch.setattr(energy_meters, "find_rails", lambda **asked: find(tmp_path, **asked))
+    monkeypatch.setattr(energy_bench.Energy.__init__, "__kwdefaults__", {"rest_s": 0.1, "work_s": 0.3})
+    asked = ["--model", str(tiny_bundle), "--runtime", "onnxruntime", "--batch", "2", "--duration", "0.2"]
+    done = CliRunner().invoke(command, [*asked, "--energy", "--allow-noisy", "--json", "-"])
+    assert done.exit_code == 0, done.output
+    (found,) = [r["energy"] for r in json.loads(done.stdout)["groups"][0]["rows"]]
+    assert found["faces"] % 2 == 0
+    assert found["gross_joules_per_face"] == pytest.approx(6 * found["seconds"] / found["faces"], rel=0.05)
+    assert found["net_joules_per_face"] == pytest.approx(0, abs=1e-6)

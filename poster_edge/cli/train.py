@@ -82,8 +82,8 @@ def command(
 
     Where --data has a validation split, that split selects the epoch; otherwise a tenth of each
     class is held out. Training images whose pixels equal a held-out image's are dropped.
-    Each network has a recipe of its own; --recipe takes another, and the options below it change it.
-    Several processes: torchrun --nproc-per-node N -m poster_edge train ...
+    Each network has a recipe of its own; --recipe takes another, and the options from --epochs to
+    --seed change it. Several processes: torchrun --nproc-per-node N -m poster_edge train ...
     """
     from poster_edge.cli import console
     from poster_edge.optional import require
@@ -119,6 +119,8 @@ def command(
             team=team,
         )
         run.start(resume=resume)
+        if team.leads and run.landmark_stream is not None and points is None and not weights.with_landmarks:
+            console.message("the landmark stream stays untrained: no --landmarks, --landmark-weights or --init")
         errors = run.train_landmarks()
         done = run.train_expression(stop_after_s=None if stop_after is None else stop_after * 60)
         summary = run.finish(fit_temperature, errors) if done else {}

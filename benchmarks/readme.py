@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import readme_bench
 import readme_engines
 import readme_gpu
 import readme_precision
@@ -110,6 +111,7 @@ def figures() -> str:
         [
             accuracy(),
             readme_precision.short(RESULTS, table),
+            *filter(None, [readme_bench.short(RESULTS, table)]),
             engines(),
             kernels(),
             readme_gpu.short(RESULTS),
@@ -141,6 +143,7 @@ def main() -> None:
 #: Page -> what stands between its marks.
 PAGES = {
     README: figures,
+    ROOT / "docs" / "bench.md": lambda: readme_bench.page(RESULTS, table),
     ROOT / "docs" / "precision.md": lambda: readme_precision.page(RESULTS, table),
     ROOT / "docs" / "tensorrt.md": lambda: readme_engines.page(RESULTS, table),
     ROOT / "docs" / "kernels.md": lambda: readme_gpu.tables(RESULTS, table),

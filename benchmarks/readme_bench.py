@@ -18,6 +18,7 @@ COLUMNS = {
     "openvino fp16": "FP16",
     "openvino int8": "INT8",
 }
+_TIMES = ("p20_ms", "p50_ms", "p80_ms", "p90_ms", "p90_estimate_ms", "p99_ms")
 #: Order of the rows.
 MODELS = ("poster-nano", "fer-vt-nano", "cf-dan-nano", "poster-t", "poster-s", "poster", "fer-vt", "cf-dan")
 #: Weights in the published layout without its training: what they answer says something, how often it is right nothing.
@@ -30,40 +31,89 @@ def read(path: Path) -> Rows:
         return list(csv.DictReader(file))
 
 
-def zoo(results: Path, table: Table) -> str:
-    """Latency and answers of every model that was measured."""
-    found = {name: read(p) for name in MODELS if (p := results / f"bench_{name}.csv").is_file()}
-    first = next(iter(found.values()))[0]
-    by_label = {name: {r["label"]: r for r in rows} for name, rows in found.items()}
-    speed = [[f"`{n}`", *(_speed(rows.get(label)) for label in COLUMNS)] for n, rows in by_label.items()]
+def short(results: Path, table: Table) -> str:
+    """For the README: how fast every model is, and other packages."""
+    return "\n\n".join(part for part in (_speeds(results, table), peers(results, table)) if part)
+
+
+def page(results: Path, table: Table) -> str:
+    """For docs/bench.md: what the models answer, and memory; the README has the rest."""
+    found = _found(results)
+    if not found:
+        return "Not measured yet: `make bench PART=zoo`."
     answers = [
-        [_named(n, found[n][0]), *(_answer(n, rows.get(label)) for label in COLUMNS)] for n, rows in by_label.items()
+        [_named(n, rows[0]), *(_answer(n, _labelled(rows).get(label)) for label in COLUMNS)]
+        for n, rows in found.items()
     ]
-    memory = [
-        [f"`{n}`", *(_memory(rows.get(label)) for label in ("PyTorch eager", "onnxruntime fp32", "openvino fp32"))]
-        for n, rows in by_label.items()
+    labels = (
+        "PyTorch eager",
+        "torch.compile",
+        "onnxruntime fp32",
+        "onnxruntime int8",
+        "openvino fp32",
+        "openvino int8",
+    )
+    memory = [[f"`{n}`", *(_memory(_labelled(rows).get(label)) for label in labels)] for n, rows in found.items()]
+    spread = [
+        [f"`{n}`", r["label"], *(_ms(r[k]) if r[k] else "–" for k in _TIMES), _interval(r), r["ran"]]
+        for n, rows in found.items()
+        for r in rows
     ]
-    head = ["", *COLUMNS.values()]
     return "\n\n".join(
         [
-            f"Every model, batch 1, {first['threads']} threads of {first['machine']}, `poster-edge bench`, in turns in "
-            "one run a model (`benchmarks/zoo.py`, `bench_*.csv`): median ms, in brackets times as fast as eager "
-            "PyTorch (95 % intervals are in the files).",
-            table(head, speed),
-            *_noise(found.values()),
-            "What they answer on FER2013 validation faces: accuracy where the weights are trained, else the share of "
-            "faces for which a candidate names the class that eager PyTorch names (– where random weights name one "
+            "What they answer on FER2013 validation faces: accuracy where the weights are trained, else the share "
+            "of faces for which a candidate names the class that eager PyTorch names (– where random weights name one "
             "class only):",
-            table(head, answers),
-            "Memory of the whole process in MiB, and the size of the FP32 file in MB:",
-            table(["", "eager PyTorch", "onnxruntime FP32", "OpenVINO FP32"], memory),
-            "onnxruntime has no FP16 kernels on a CPU: it computes such a graph in FP32 between casts.",
+            table(["", *COLUMNS.values()], answers),
+            "Memory of the whole process in MiB, and in brackets the size of the file in MB:",
+            table(["", *labels], memory),
+            f"All figures in ms, batch 1, {_machine(found)}:",
+            table(["", "", "p20", "p50", "p80", "p90", "p90 est.", "p99", "x eager (95 %)", "what ran"], spread),
+            *_noise(found.values()),
         ]
     )
 
 
+def _speeds(results: Path, table: Table) -> str:
+    found = _found(results)
+    if not found:
+        return ""
+    speed = [[f"`{n}`", *(_speed(_labelled(rows).get(label)) for label in COLUMNS)] for n, rows in found.items()]
+    return "\n\n".join(
+        [
+            f"Every model, batch 1, {_machine(found)}, `poster-edge bench`, in turns in one run a model "
+            "(`benchmarks/zoo.py`): median ms, in brackets times as fast as eager PyTorch. Intervals, memory, and what "
+            "the models answer at that speed: [docs/bench.md](docs/bench.md#figures).",
+            table(["", *COLUMNS.values()], speed),
+            "onnxruntime has no FP16 kernels on a CPU: it computes such a graph in FP32 between casts.",
+            *_noise(found.values()),
+        ]
+    )
+
+
+def _found(results: Path) -> dict[str, Rows]:
+    return {name: read(p) for name in MODELS if (p := results / f"bench_{name}.csv").is_file()}
+
+
+def _labelled(rows: Rows) -> dict[str, dict[str, str]]:
+    return {r["label"]: r for r in rows}
+
+
+def _machine(found: dict[str, Rows]) -> str:
+    first = next(iter(found.values()))[0]
+    return f"{first['threads']} threads of {first['machine']}"
+
+
+def _interval(row: dict[str, str]) -> str:
+    if not row["ratio"]:
+        return "1"
+    return f"{float(row['ratio']):.2f} ({float(row['ratio_low']):.2f} to {float(row['ratio_high']):.2f})"
+
+
 def peers(results: Path, table: Table) -> str:
     """Other packages beside poster-nano."""
+    if not (results / "peers.csv").is_file():
+        return ""
     rows = read(results / "peers.csv")
     first = rows[0]
     cells = [

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from poster_edge.models.network import Network
 
 #: t-SNE's time grows with the number of points; so many are shown at most.
-MOST_POINTS = 5000
+MOST_POINTS = 2000
 _FEWEST_POINTS = 10
 _FEATURE_BATCH = 64
 

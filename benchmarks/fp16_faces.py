@@ -3,7 +3,7 @@
     python benchmarks/fp16_faces.py --data FILE.npz [--model poster-nano] [--count 10000]
 
 Values are looked for in float32, tensor by tensor; then the FP16 file itself runs in onnxruntime and, where it
-can be had, in OpenVINO, which computes in true FP16 on CPUs that have it (its description says f16 then).
+can be had, in OpenVINO, which is asked for true FP16, far slower as that is (its description says f16 then).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from poster_edge.export.fp16 import FP16_MAX, HEADROOM, input_range, to_fp16, va
 from poster_edge.files import write_atomic
 from poster_edge.optional import available
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
-from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.openvino_runner import OpenVinoRunner
+from poster_edge.runtime.ort_runner import OrtRunner
 
 BATCH = 50
 #: What is done to a batch of normalised faces -> how; every kind meets every twentieth batch.
@@ -71,8 +72,12 @@ def run(bundle: Bundle, half: Bundle, runtime: str, faces: FaceSet, rows: np.nda
     feed, out = bundle.manifest.input_name, bundle.manifest.output_name
     error = 0.0
     with (
-        make_runner(bundle, runtime="onnxruntime", precision="fp32", device="cpu", threads=2) as reference,
-        make_runner(half, runtime=runtime, precision="fp16", device="cpu", threads=2) as runner,
+        OrtRunner(bundle, device="cpu", threads=2) as reference,
+        (
+            OpenVinoRunner(half, precision="fp16", threads=2, floats="f16")
+            if runtime == "openvino"
+            else OrtRunner(half, precision="fp16", device="cpu", threads=2)
+        ) as runner,
     ):
         for kind, images in batches(faces, rows, bundle):
             # float32 has no clamp of its own: it is shown what the FP16 file's lets through.

@@ -1,6 +1,6 @@
 """Where the time goes in poster-nano and POSTER on this machine, and POSTER's bounds on every device of the table.
 
-    python benchmarks/profiles.py [--work FOLDER] [--frames 50] [--runs 30] [--threads 2]
+    python benchmarks/profiles.py [--only poster-nano|poster] [--work FOLDER] [--frames 50] [--runs 30]
 
 Writes ``profile_poster-nano.json``, ``profile_poster.json`` (the slowest layers of each runtime) and
 ``roofline_poster.json``.  POSTER has stand-in weights: its labels mean nothing, its times and bounds do not depend on
@@ -115,13 +115,19 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=50)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=["poster-nano", "poster"], help="[default: both]")
     args = parser.parse_args()
     runtimes = ["onnxruntime", *(r for r in ("openvino", "torch") if available(r))]
     with tempfile.TemporaryDirectory() as folder:
-        bundle = poster(args.work or Path(folder))
-        write("roofline_poster.json", {"model": "poster", "weights": "stand-in", **bounds_of(bundle)})
-        # A bundle of a large model goes without PyTorch's weights.
-        for name, model, used in (("poster-nano", "poster-nano", runtimes), ("poster", bundle, runtimes[:-1])):
+        wanted = {}
+        if args.only != "poster":
+            wanted["poster-nano"] = "poster-nano", runtimes
+        if args.only != "poster-nano":
+            bundle = poster(args.work or Path(folder))
+            write("roofline_poster.json", {"model": "poster", "weights": "stand-in", **bounds_of(bundle)})
+            # A bundle of a large model goes without PyTorch's weights.
+            wanted["poster"] = bundle, [r for r in runtimes if r != "torch"]
+        for name, (model, used) in wanted.items():
             found = {runtime: profile(model, runtime, args) for runtime in used}
             write(f"profile_{name}.json", {"threads": args.threads, "profiles": found})
 

@@ -146,4 +146,5 @@ def test_numbers_survive_conversion(graphs: dict[str, onnx.ModelProto]) -> None:
         for name, m in graphs.items()
     }
     for name, found in logits.items():
-        assert np.abs(found - logits["fp32"]).max() < 0.1 * np.abs(logits["fp32"]).max(), name
+        # onnxruntime, for which the form with an FP16 rest is not made, loses 0.07 with it; OpenVINO 0.03.
+        assert np.linalg.norm(found - logits["fp32"]) < 0.1 * np.linalg.norm(logits["fp32"]), name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from poster_edge.errors import UnavailableError
 
@@ -86,7 +86,7 @@ def capture_forward(model: Callable[[Tensor], Tensor], x: Tensor) -> Captured:
     given = x.clone()
     try:
         with torch.cuda.device(x.device):
-            side: Any = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(_WARM_UP):

@@ -16,6 +16,13 @@ def test_figures_are_those_of_the_result_files() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_figures_of_the_evaluation_page_are_those_of_the_result_files() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/evaluation.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_links_lead_somewhere() -> None:
     text = (ROOT / "README.md").read_text()
     targets = [t.split(")")[0] for t in text.split("](")[1:]]

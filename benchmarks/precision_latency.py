@@ -9,6 +9,7 @@ Of a second bundle only the INT8 models are timed: the same network with weights
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,6 +41,8 @@ def main() -> None:
     network, _ = load_model(args.checkpoint)
     size, feed = bundle.manifest.preprocess.size, bundle.manifest.input_name
     rows: list[dict[str, Any]] = []
+    # Above 1 other programs were running: their share falls on all candidates alike, but not evenly.
+    load = os.getloadavg()[0]
     with ExitStack() as stack:
         runners = {}
         for runtime in ("onnxruntime", "openvino") if available("openvino") else ("onnxruntime",):
@@ -81,7 +84,7 @@ def main() -> None:
                 print(f"{name:34} batch {batch}  {median:8.2f} ms  {base / median:5.2f}x", flush=True)
     gates = [b.manifest.gate for b in bundles]
     passed = all(g and g.get("passed") for g in gates)
-    about = {"model": bundle.manifest.model, "threads": args.threads, "gate_passed": passed}
+    about = {"model": bundle.manifest.model, "threads": args.threads, "load_before": load, "gate_passed": passed}
     write(f"precision_latency_{bundle.manifest.model}.json", {**about, "results": rows})
 
 

@@ -11,6 +11,8 @@ Report = dict[str, Any]
 Table = Callable[[list[str], list[list[str]]], str]
 #: The method and the number of images that ``export`` takes by itself.
 _DEFAULT = ("mse", 512)
+#: A load average from which on a measurement says that the machine was busy.
+_QUIET = 2.0
 
 
 def load(path: Path) -> Report:
@@ -25,13 +27,14 @@ def short(results: Path, table: Table) -> str:
     rows = [_accuracy(r) for r in report["results"] if (r.get("method", "mse"), r.get("images", 512)) == _DEFAULT]
     timed = [results / f"precision_latency_{name}.json" for name in ("poster", "poster-nano")]
     machine = load(timed[0])
+    busy = ", a busy machine" if machine.get("load_before", 0) > _QUIET else ""
     return "\n\n".join(
         [
             f"FP32, FP16 and INT8 of poster-nano on all {report['images']} validation faces; other calibrations, "
             "latencies and memory are in [docs/precision.md](docs/precision.md#figures):",
             table(_COLUMNS, rows),
             f"INT8, times as fast as eager PyTorch in FP32, on {machine['threads']} threads of "
-            f"{machine['environment']['cpu']}: {'; '.join(map(_speed, timed))}.",
+            f"{machine['environment']['cpu']}{busy}: {'; '.join(map(_speed, timed))}.",
         ]
     )
 
@@ -106,6 +109,8 @@ def latency(report: Report, path: Path, table: Table) -> str:
         [n, *(f"{at[b]['median_ms']:.2f} ms ({at[b]['times_eager']:.2f}x)" for b in (1, 8)), at[1]["runtime"]]
         for n, at in _by_candidate(report).items()
     ]
+    busy = report.get("load_before", 0)
+    cpu += f", shared with other programs (load {busy:.0f}; the figures are rough)" if busy > _QUIET else ""
     gate = "the gate passed" if report["gate_passed"] else "the gate did not pass"
     return "\n\n".join(
         [

@@ -256,8 +256,11 @@ class TrainingRun:
     def _take_up(self, loop: Loop, phase: str, images: int) -> Path:
         """Resume a phase where there is something to resume; returns where its state is kept."""
         state = self.folder / ("last.safetensors" if phase == "expression" else f"{phase}.safetensors")
-        if state.is_file():
-            loop.resume(state)
+        # Runs that began before states were safetensors have them under this name.
+        older = state.with_suffix(".pt")
+        found = older if older.is_file() and not state.is_file() else state
+        if found.is_file():
+            loop.resume(found)
         self.reporter.start(phase, (loop.recipe.epochs - loop.progress.epoch) * (images // loop.recipe.batch))
         return state
 

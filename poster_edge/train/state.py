@@ -1,4 +1,4 @@
-"""State of a run in safetensors: any nest of plain values and tensors, without a pickle, written whole or not at all.
+"""State of a run in safetensors: any nest of plain values and tensors, no pickle, written whole or not at all.
 
 Tensors are entries of the file; the nest they lie in is JSON in its header.
 """
@@ -6,6 +6,7 @@ Tensors are entries of the file; the nest they lie in is JSON in its header.
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ def save_state(path: Path, state: Any) -> None:
 
 
 def load_state(path: Path, device: str = "cpu") -> Any:
-    """Read what :func:`save_state` wrote: equal to the bit, types included.
+    """Read what :func:`save_state` wrote: equal to the bit, types included; or an older state, a ``.pt`` of tensors.
 
     Raises:
         InputError: missing, damaged, or something else.
     """
+    if path.suffix == ".pt":
+        return _older(path, device)
     try:
         with safe_open(path, framework="pt", device=device) as file:
             header = file.metadata() or {}
@@ -52,6 +55,13 @@ def load_state(path: Path, device: str = "cpu") -> Any:
         raise InputError(f"no such file: {path}") from error
     except (SafetensorError, OSError, ValueError, LookupError) as error:
         raise InputError(f"{path}: not readable ({error})") from error
+
+
+def _older(path: Path, device: str) -> Any:
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: not readable ({(str(error) or type(error).__name__).splitlines()[0]})") from error
 
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

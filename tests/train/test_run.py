@@ -302,6 +302,18 @@ def test_impossible_recipes_are_refused(changes: dict) -> None:
         Recipe(**changes)
 
 
+def test_a_state_of_before_safetensors_is_taken_up(tmp_path: Path, faces: FaceSet) -> None:
+    start(tmp_path / "r", faces, epochs=1, model="cf-dan-nano").train_expression()
+    state = tmp_path / "r" / "last.safetensors"
+    torch.save(load_state(state), tmp_path / "r" / "last.pt")
+    expected = load_state(state)
+    state.unlink()
+    again = start(tmp_path / "r", faces, epochs=2, model="cf-dan-nano", resume=True)
+    again.train_expression()
+    assert load_state(state)["epoch"] == 2
+    assert load_state(state)["history"][0] == expected["history"][0]
+
+
 def test_stops_in_time_and_goes_on(tmp_path: Path, faces: FaceSet) -> None:
     run = start(tmp_path / "r", faces, epochs=2)
     run.train_landmarks()

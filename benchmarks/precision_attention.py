@@ -9,6 +9,7 @@ runtime, on 512 validation faces of --data, else on views of the packaged photos
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -82,6 +83,7 @@ def main() -> None:
     bundle = load_bundle(args.bundle)
     model = onnx.load_from_string(bundle.read("model.onnx"))
     images = faces(bundle, args.data)
+    load = os.getloadavg()[0]
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -118,6 +120,7 @@ def main() -> None:
     about = {
         "model": bundle.manifest.model,
         "threads": args.threads,
+        "load_before": load,
         "images": len(images),
         "data": args.data.name if args.data else "the packaged photos",
         "products": sum(s.kind == "attention" for s in find_sites(model)),

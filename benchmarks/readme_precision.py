@@ -135,11 +135,12 @@ def attention(report: Report, table: Table) -> str:
         ]
         for r in report["results"]
     ]
+    busy = "" if report.get("load_before", _QUIET + 1) <= _QUIET else "; times are rough, the machine was busy"
     columns = ["", "attention's products", "batch 1", "batch 8", "error of the logits", "other class"]
     return "\n\n".join(
         [
             f"INT8 of {report['model']} with its {report['products']} attention products in float, as it is shipped, "
-            f"and in INT8, on {report['images']} images of {report['data']} (`benchmarks/precision_attention.py`):",
+            f"and in INT8, on {report['images']} images of {report['data']} (`benchmarks/precision_attention.py`{busy}):",
             table(columns, rows),
         ]
     )

@@ -125,3 +125,11 @@ def test_unknown_names(tmp_path: Path) -> None:
 )
 def test_limits_in_words(limits: Limits, words: str) -> None:
     assert limits.describe() == words
+
+
+def test_the_documented_recipe_works_and_all_are_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    block = page.split("```toml\n")[1].split("```")[0]
+    found = parse_recipe(block.encode(), "mine.toml")
+    assert (found.model, found.recipe.sam_rho, found.recipe.loss) == ("cf-dan-nano", 0.05, (LossTerm(2.0, 0.2),))
+    assert all(f"| `{name}` |" in page for name in recipe_names())

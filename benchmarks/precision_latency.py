@@ -1,8 +1,10 @@
 """Latency of one bundle's models in onnxruntime and OpenVINO against eager PyTorch, in turns in one run.
 
     python benchmarks/precision_latency.py --bundle FOLDER [--bundle FOLDER] --checkpoint FILE.safetensors [--threads 2]
+        [--cpu-time]
 
 Medians of interleaved calls (see poster_edge/runtime/timing.py), per batch size; the same images for all.
+With --cpu-time: CPU time of one thread, which depends little on what else the machine does.
 Of a second bundle only the INT8 models are timed: the same network with weights of 7 bits.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,7 +37,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--cpu-time", action="store_true")
     args = parser.parse_args()
+    args.threads = 1 if args.cpu_time else args.threads
     torch.set_num_threads(args.threads)
     bundles = [load_bundle(name) for name in args.bundle]
     bundle = bundles[0]
@@ -62,7 +67,8 @@ def main() -> None:
             calls: dict[str, Any] = {"PyTorch eager fp32": eager}
             for name, runner in runners.items():
                 calls[name] = lambda runner=runner, image=image: runner.infer({feed: image})
-            times = interleaved(calls, rounds=args.rounds, budget_s=240)
+            clock = time.process_time if args.cpu_time else time.perf_counter
+            times = interleaved(calls, rounds=args.rounds, budget_s=240, clock=clock)
             base = float(np.median(times["PyTorch eager fp32"]))
             for name, values in times.items():
                 median = float(np.median(values))
@@ -85,7 +91,7 @@ def main() -> None:
     gates = [b.manifest.gate for b in bundles]
     passed = all(g and g.get("passed") for g in gates)
     about = {"model": bundle.manifest.model, "threads": args.threads, "load_before": load, "gate_passed": passed}
-    write(f"precision_latency_{bundle.manifest.model}.json", {**about, "results": rows})
+    write(f"precision_latency_{bundle.manifest.model}{'_cpu' * args.cpu_time}.json", {**about, "results": rows})
 
 
 def candidates(bundles: list[Bundle], runtime: str) -> Iterator[tuple[Bundle, str]]:

@@ -102,20 +102,23 @@ def _speed(path: Path) -> str:
 
 def latency(report: Report, path: Path, table: Table) -> str:
     """Latency against eager PyTorch; records of CPUs without VNNI are of an earlier commit and named so."""
-    name, _, without = path.stem.removeprefix("precision_latency_").partition("_")
+    name, _, kind = path.stem.removeprefix("precision_latency_").partition("_")
     stand_in, commit = name == "poster", report["environment"]["commit"][:7]
-    cpu = report["environment"]["cpu"] + (f" (no VNNI; measured at commit {commit})" if without else "")
+    cpu = report["environment"]["cpu"] + (f" (no VNNI; measured at commit {commit})" if kind == "avx2" else "")
     rows = [
         [n, *(f"{at[b]['median_ms']:.2f} ms ({at[b]['times_eager']:.2f}x)" for b in (1, 8)), at[1]["runtime"]]
         for n, at in _by_candidate(report).items()
     ]
     busy = report.get("load_before", 0)
     cpu += f", shared with other programs (load {busy:.0f}; the figures are rough)" if busy > _QUIET else ""
+    what = "Latency"
+    if kind == "cpu":
+        what, cpu = "CPU time", f"{cpu} (what else runs hardly matters)"
     gate = "the gate passed" if report["gate_passed"] else "the gate did not pass"
     return "\n\n".join(
         [
-            f"Latency of {name}{', stand-in weights' if stand_in else ''}, {report['threads']} threads of "
-            f"{cpu}, medians of {report['results'][0]['calls']} calls taken in turns; {gate} "
+            f"{what} of {name}{', stand-in weights' if stand_in else ''}, {report['threads']} "
+            f"thread{'s' * (report['threads'] > 1)} of {cpu}, medians of {report['results'][0]['calls']} calls taken in turns; {gate} "
             f"(`benchmarks/{'poster_precision' if stand_in else 'precision_latency'}.py`; in brackets: times as fast "
             "as eager PyTorch):",
             table(["", "batch 1", "batch 8", "what ran"], rows),
@@ -140,7 +143,8 @@ def attention(report: Report, table: Table) -> str:
     return "\n\n".join(
         [
             f"INT8 of {report['model']} with its {report['products']} attention products in float, as it is shipped, "
-            f"and in INT8, on {report['images']} images of {report['data']} (`benchmarks/precision_attention.py`{busy}):",
+            f"and in INT8, on {report['images']} images of {report['data']} "
+            f"(`benchmarks/precision_attention.py`{busy}):",
             table(columns, rows),
         ]
     )

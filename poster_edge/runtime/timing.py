@@ -37,6 +37,7 @@ def interleaved(
     warmup: int = 5,
     settle_s: float = SETTLE_S,
     budget_s: float | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, NDArray[np.float64]]:
     """Milliseconds of each call of each candidate, one call of every candidate per round.
 
@@ -48,6 +49,7 @@ def interleaved(
         warmup: untimed calls of each before.
         settle_s: pause before each candidate's turn, in seconds.
         budget_s: stop early, but not before five rounds, when the timed part takes longer.
+        clock: in seconds, such as ``time.process_time`` for CPU time.
     """
     for call in candidates.values():
         for _ in range(warmup):

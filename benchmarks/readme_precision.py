@@ -115,10 +115,11 @@ def latency(report: Report, path: Path, table: Table) -> str:
     if kind == "cpu":
         what, cpu = "CPU time", f"{cpu} (what else runs hardly matters)"
     gate = "the gate passed" if report["gate_passed"] else "the gate did not pass"
+    threads = f"{report['threads']} thread{'s' * (report['threads'] > 1)}"
     return "\n\n".join(
         [
-            f"{what} of {name}{', stand-in weights' if stand_in else ''}, {report['threads']} "
-            f"thread{'s' * (report['threads'] > 1)} of {cpu}, medians of {report['results'][0]['calls']} calls taken in turns; {gate} "
+            f"{what} of {name}{', stand-in weights' if stand_in else ''}, {threads} of {cpu}, medians of "
+            f"{report['results'][0]['calls']} calls taken in turns; {gate} "
             f"(`benchmarks/{'poster_precision' if stand_in else 'precision_latency'}.py`; in brackets: times as fast "
             "as eager PyTorch):",
             table(["", "batch 1", "batch 8", "what ran"], rows),

@@ -12,21 +12,28 @@ from numpy.typing import NDArray
 SETTLE_S = 0.03
 
 
-def turn(call: Callable[[], object], *, calls: int = 1, settle_s: float = SETTLE_S) -> NDArray[np.float64]:
+def turn(
+    call: Callable[[], object],
+    *,
+    calls: int = 1,
+    settle_s: float = SETTLE_S,
+    clock: Callable[[], float] = time.perf_counter,
+) -> NDArray[np.float64]:
     """Milliseconds of some calls in a row, after a pause and an untimed call: as if it were alone.
 
     Args:
         call: what to time.
         calls: how many are timed.
         settle_s: the pause, in seconds.
+        clock: in seconds, such as ``time.process_time`` for CPU time.
     """
     time.sleep(settle_s)
     call()
     times = np.empty(calls)
     for i in range(calls):
-        start = time.perf_counter()
+        start = clock()
         call()
-        times[i] = 1e3 * (time.perf_counter() - start)
+        times[i] = 1e3 * (clock() - start)
     return times
 
 
@@ -49,7 +56,7 @@ def interleaved(
         warmup: untimed calls of each before.
         settle_s: pause before each candidate's turn, in seconds.
         budget_s: stop early, but not before five rounds, when the timed part takes longer.
-        clock: in seconds, such as ``time.process_time`` for CPU time.
+        clock: see :func:`turn`.
     """
     for call in candidates.values():
         for _ in range(warmup):
@@ -60,5 +67,5 @@ def interleaved(
         if budget_s is not None and done >= 5 and time.perf_counter() - began > budget_s:
             break
         for name, call in candidates.items():
-            times[name].append(turn(call, settle_s=settle_s))
+            times[name].append(turn(call, settle_s=settle_s, clock=clock))
     return {name: np.concatenate(values) if values else np.empty(0) for name, values in times.items()}

@@ -246,8 +246,8 @@ class TestPhotos:
         for i in range(20):
             write(tmp_path / f"{i}.png", i)
         opened_files: list[Path] = []
-        real = filelist.read_image
-        monkeypatch.setattr(filelist, "read_image", lambda path: (opened_files.append(path), real(path))[1])
+        real = filelist.read_bytes
+        monkeypatch.setattr(filelist, "read_bytes", lambda path: (opened_files.append(path), real(path))[1])
         assert opened(tmp_path, count=5, detector="none")[0].count == 5
         assert len(set(opened_files)) == len(opened_files) == 5
 

@@ -108,9 +108,11 @@ def test_ctrl_c_ends_the_child(rtx: TensorRt) -> None:
     def stop(fraction: float, phase: str) -> None:
         raise KeyboardInterrupt
 
+    # Other tests of this process may have children of their own, such as multiprocessing's tracker.
+    before = children(os.getpid())
     with pytest.raises(KeyboardInterrupt):
         build_apart(rtx, graph(), SPEC, progress=stop)
-    assert children(os.getpid()) == []
+    assert set(children(os.getpid())) <= set(before)
 
 
 def test_a_killed_parent_takes_the_child_with_it(rtx: TensorRt, tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def test_a_camera_is_overlapped_only_while_a_newer_picture_waits(
 
 
 def test_a_slow_detector_gets_the_cameras_latest_picture(on_double: Classifier) -> None:
-    """The real camera source at 100 pictures a second, a detector that takes 35 ms: pictures are passed over."""
+    """The real camera source, a detector that takes as long as three pictures: pictures are passed over."""
 
     class Capture:
         count = 0
@@ -291,7 +291,9 @@ def test_a_slow_detector_gets_the_cameras_latest_picture(on_double: Classifier) 
 
         def detect(self, bgr: Image, *, fine: bool = False) -> list[Face]:
             self.seen.append(int(bgr[0, 0, 0]))
-            time.sleep(0.035)
+            until = capture.count + 3
+            while capture.count < until:
+                time.sleep(0.001)
             self.newest_before.append(capture.count)
             return super().detect(bgr, fine=fine)
 
@@ -299,9 +301,8 @@ def test_a_slow_detector_gets_the_cameras_latest_picture(on_double: Classifier) 
     camera = Camera("0", notify=print, opener=lambda _: capture)  # type: ignore[arg-type, return-value]
     go(camera, on_double, sink, detector, max_frames=8)
     assert len(sink.indices) == 8
-    assert sink.indices[-1] > 14
-    assert sink.indices == sorted(set(sink.indices))
+    assert min(np.diff(sink.indices)) >= 2
     # The camera is asked after the detector is done; one picture may be on its way from the driver then.
     for seen, newest in zip(detector.seen, detector.newest_before, strict=False):
         assert seen >= min(newest, 255) - 1
-    assert any("wait" in r.latency_ms for r in sink.results)
+    assert all("wait" in r.latency_ms for r in sink.results)

@@ -81,7 +81,7 @@ def _speeds(results: Path, table: Table) -> str:
     speed = [[f"`{n}`", *(_speed(_labelled(rows).get(label)) for label in COLUMNS)] for n, rows in found.items()]
     return "\n\n".join(
         [
-            f"Every model, batch 1, {_machine(found)}, `poster-edge bench`, in turns in one run a model "
+            f"Models measured so far, batch 1, {_machine(found)}, `poster-edge bench`, in turns in one run a model "
             "(`benchmarks/zoo.py`): median ms, in brackets times as fast as eager PyTorch. Intervals, memory, and what "
             "the models answer at that speed: [docs/bench.md](docs/bench.md#figures).",
             table(["", *COLUMNS.values()], speed),

@@ -6,7 +6,7 @@ Recognition" (2022), section 3 and Table 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from poster_edge.config import Preprocess
 from poster_edge.errors import UsageError
@@ -220,26 +220,13 @@ _NANO = PosterConfig(
 )
 
 #: poster-nano's teacher: the same input, a ResNet-18's worth of image stream and a wider transformer.
-_TEACHER = PosterConfig(
+_TEACHER = replace(
+    _NANO,
     variant="poster-48",
-    input_size=48,
-    subsample=1,
-    grid=6,
     dims=(256, 128, 64),
     heads=4,
-    depth=2,
-    raw_tokens=False,
-    cls_token=False,
     drop_path=0.1,
-    image=IRConfig(
-        stages=((64, 2), (128, 2), (256, 2), (512, 2)),
-        first_stride=1,
-        pre_norm=False,
-        stride_first=True,
-        activation="relu",
-        embedding=0,
-    ),
-    landmark=_NANO.landmark,
+    image=replace(_NANO.image, stem=64, stages=((64, 2), (128, 2), (256, 2), (512, 2)), first_stride=1),
 )
 
 #: Every configuration of the family.

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,21 +104,26 @@ def disk_fills(folder: Path) -> None:
     EngineCache(folder, notify=print).plan(KEY, build, label="nano")
 
 
+def _kill_at_random(write: Callable[[Path, int], None], folder: Path) -> None:
+    """Let a child write, and kill it a random moment after it has begun."""
+    started, said = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        write(folder, said)
+    os.read(started, 1)
+    time.sleep(0.05 * random.random())
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(started)
+    os.close(said)
+
+
 def kills(folder: Path, count: str) -> None:
     """Kill publishers at random moments; print what a reader found after each, and what is left at the end."""
     random.seed(7)
     report = {"temporaries": 0, "no record": 0, "read": 0, "wrong": 0}
     for _ in range(int(count)):
-        started, said = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            _publish(folder, said)
-        os.read(started, 1)
-        time.sleep(0.05 * random.random())
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(started)
-        os.close(said)
+        _kill_at_random(_publish, folder)
         report["temporaries"] += len(list(folder.rglob(".poster-edge-tmp-*")))
         report["no record"] += sum(not p.with_suffix(".json").exists() for p in folder.glob("*.plan"))
         cache = EngineCache(folder)
@@ -140,16 +146,7 @@ def bundle_kills(folder: Path, count: str) -> None:
     random.seed(7)
     report = {"whole": 0, "wrong": 0, "killed while writing": 0}
     for _ in range(int(count)):
-        started, said = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            _write_bundles(folder, said)
-        os.read(started, 1)
-        time.sleep(0.05 * random.random())
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(started)
-        os.close(said)
+        _kill_at_random(_write_bundles, folder)
         report["killed while writing"] += len(list(folder.glob(".poster-edge-tmp-*"))) > 0
         try:
             bundle = load_bundle(folder / "bundle")

@@ -11,6 +11,10 @@ What is folded, in float64, before anything is rounded:
   scale·log2(e): the kernels' softmax is 2^x.  (Folded into K's weight instead, small weights would
   leave FP16's normal range.)
 * A level's upsampling bias is added to the token-mixing bias of the level above.
+
+INT8 weights are symmetric per output row.  Rows that meet LayerNorm's output may be shifted as a whole, because its
+columns add up to zero: they are centred between their extremes, which makes the range smaller.  Then each row takes
+the scale, of a few, that leaves the least squared error.
 """
 
 from __future__ import annotations
@@ -145,7 +149,10 @@ def pack(
         [_fold_stream(entries, f"block_{LEVEL_NAMES[i]}.", stream, shape.head_width(i)) for stream in STREAM_NAMES]
         for i in range(shape.levels)
     ]
-    linear = {name: _pack_linear([[s[name] for s in level] for level in levels], precision) for name in _LINEAR}
+    linear = {
+        name: _pack_linear([[s[name] for s in level] for level in levels], precision, normed=name in _AFTER_NORM)
+        for name in _LINEAR
+    }
     vectors = {
         name: _join_vectors([[s[name] for s in level] for level in levels])
         for name in ("query", "proj_bias", "fc1_bias", "fc2_bias")
@@ -156,6 +163,10 @@ def pack(
 
 
 _LINEAR = ("kv", "proj", "fc1", "fc2")
+#: Those whose input is LayerNorm's output without scale and shift, which adds up to zero.
+_AFTER_NORM = ("kv", "fc1")
+#: Scales of an INT8 row that are tried, as fractions of the one that just reaches its largest weight.
+_FRACTIONS = tuple(0.70 + 0.01 * i for i in range(33))
 
 
 def _fold_stream(entries: dict[str, Tensor], block: str, names: tuple[str, ...], head_width: int) -> dict[str, Tensor]:
@@ -177,18 +188,37 @@ def _fold_stream(entries: dict[str, Tensor], block: str, names: tuple[str, ...],
     }
 
 
-def _pack_linear(levels: list[list[Tensor]], precision: str) -> tuple[Tensor, Tensor]:
+def _pack_linear(levels: list[list[Tensor]], precision: str, *, normed: bool) -> tuple[Tensor, Tensor]:
     """Flat weights and the scales of their rows; levels x streams of (…, out, in)."""
-    quantised = precision == "w8a16"
     weights, scales = [], []
     for level in levels:
-        stacked = torch.stack(level)  # 2 x … x out x in
-        scale = stacked.abs().amax(dim=-1) / 127 if quantised else torch.ones_like(stacked[..., 0])
-        # In float32, as the kernels read it; a row of zeros keeps its zeros.
-        scale = torch.where(scale == 0, 1.0, scale).float().double()
-        weights.append((stacked / scale[..., None]).round() if quantised else stacked)
+        weight = torch.stack(level)  # 2 x … x out x in
+        scale = torch.ones_like(weight[..., 0])
+        if precision == "w8a16":
+            weight, scale = _int8_rows(weight, normed=normed)
+        weights.append(weight)
         scales.append(scale)
     return torch.cat([w.flatten() for w in weights]), torch.cat(scales, dim=-1)
+
+
+def _int8_rows(weight: Tensor, *, normed: bool) -> tuple[Tensor, Tensor]:
+    """Whole numbers from -127 to 127 and the scale of each row that leaves the least squared error, (…, out, in)."""
+    if normed:
+        weight = weight - (weight.amax(dim=-1, keepdim=True) + weight.amin(dim=-1, keepdim=True)) / 2
+    largest = weight.abs().amax(dim=-1) / 127
+    # In float32, as the kernels read it; a row of zeros keeps its zeros.
+    largest = torch.where(largest == 0, 1.0, largest)
+    # Half the memory to go through 33 times; which scale is best does not hang on the last digits.
+    rough, least, scale = weight.float(), torch.full_like(largest, math.inf), largest
+    for fraction in _FRACTIONS:
+        tried = (largest * fraction).float()
+        error = (rough / tried[..., None]).round_().clamp_(-127, 127).mul_(tried[..., None]).sub_(rough)
+        squared = error.square().sum(dim=-1)
+        if normed:
+            # What the whole row is off by meets columns that add up to zero.
+            squared -= error.sum(dim=-1).square() / weight.shape[-1]
+        least, scale = torch.where(squared < least, squared, least), torch.where(squared < least, tried.double(), scale)
+    return (weight / scale[..., None]).round().clamp(-127, 127), scale
 
 
 def _join_vectors(levels: list[list[Tensor]]) -> Tensor:

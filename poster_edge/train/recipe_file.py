@@ -29,6 +29,8 @@ _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true o
 
 #: What ``train`` takes where no recipe is named, by the type of the network's configuration.
 _DEFAULTS: dict[type[ModelConfig], str] = {PosterConfig: "poster-nano", FerVtConfig: "fer-vt", CfDanConfig: "cf-dan"}
+#: Networks without a published trunk to start from take another one than their family.
+_OWN_DEFAULTS = {"fer-vt-nano": "scratch", "cf-dan-nano": "scratch"}
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def recipe_names() -> list[str]:
 
 
 def default_recipe(config: ModelConfig) -> NamedRecipe:
-    """The packaged recipe of a network's family."""
-    return load_recipe(_DEFAULTS[type(config)])
+    """The packaged recipe of a network, or of its family where it has none of its own."""
+    return load_recipe(_OWN_DEFAULTS.get(config.variant) or _DEFAULTS[type(config)])
 
 
 def load_recipe(name: str) -> NamedRecipe:

@@ -24,10 +24,11 @@ from poster_edge.models.fusion import FusionStage
 pytest.importorskip("triton")
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ("attend", "project", "expand", "contract", "mix")
-#: Largest relative L2 error: of a kernel, and of a depth against weights before any rounding.  What INT8 weights
-#: cost depends on them; the kernels' own share of it is bounded apart.
+#: Largest relative L2 error: of a kernel, and of a depth against weights before any rounding.
 KERNEL_BARS = {"fp32": 1e-6, "fp16": 1e-3, "w8a16": 1e-3}
-DEPTH_BARS = {"fp32": 1e-6, "fp16": 1e-3, "w8a16": 5e-3}
+DEPTH_BARS = {"fp32": 1e-6, "fp16": 1e-3, "w8a16": 3e-3}
+#: Without the token mixing that they were trained with, the packaged weights lose more by INT8.
+UNMIXED_BAR = 4e-3
 NAN = float("nan")
 
 
@@ -54,7 +55,8 @@ def verify(found: list[dict[str, str]], precisions: tuple[str, ...], batch: int)
     for r in found:
         error, own = float(r["error"]), float(r["torch_error"])
         bars = DEPTH_BARS if r["kernel"] == "depth" else KERNEL_BARS
-        assert error <= (1e-6 if r["kernel"] == "partials" else bars[r["precision"]]), r
+        bar = 1e-6 if r["kernel"] == "partials" else bars[r["precision"]]
+        assert error <= (UNMIXED_BAR if (r["case"], bar) == ("no-mix", DEPTH_BARS["w8a16"]) else bar), r
         # On the same INT8 weights PyTorch is as far off.
         assert (r["kernel"], r["precision"]) != ("depth", "w8a16") or error <= min(1.05 * own, float(r["bar"])), r
         # Below 6e-8 both are float32's own rounding of the same value.

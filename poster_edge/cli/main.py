@@ -9,6 +9,7 @@ import sys
 import click
 
 from poster_edge import __version__
+from poster_edge.cli.signals import ended_like_ctrl_c
 from poster_edge.errors import PosterEdgeError
 
 #: Command -> (module of this package that defines ``command``, one line of help).
@@ -60,7 +61,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
     try:
-        code = cli.main(standalone_mode=False)
+        with ended_like_ctrl_c():
+            code = cli.main(standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.Abort:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +86,6 @@ def command(
             console.message(f"error: {text}")
 
         with ExitStack() as stack:
-            stack.enter_context(_terminated_like_ctrl_c())
             finder = choose_detector(detector, detector_model, conf=conf, notify=console.message)
             bundle = load_bundle_or_checkpoint(model, runtime=runtime)
             if not bundle.manifest.has_trained_weights:
@@ -197,23 +194,3 @@ class _Progress:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-class _terminated_like_ctrl_c:  # noqa: N801 - reads as the context manager it is
-    """Within the block SIGTERM (``systemctl stop``, ``docker stop``) ends the run as Ctrl-C does."""
-
-    def __enter__(self) -> None:
-        def interrupt(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        self._old: Callable[..., Any] | int | None = signal.SIG_DFL
-        try:
-            self._old = signal.signal(signal.SIGTERM, interrupt)
-            self._set = True
-        except ValueError:
-            # Signals can be set in the main thread only; elsewhere the caller owns them.
-            self._set = False
-
-    def __exit__(self, *_: object) -> None:
-        if self._set:
-            signal.signal(signal.SIGTERM, self._old)

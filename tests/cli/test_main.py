@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -110,3 +112,31 @@ def test_output_into_a_closed_pipe_is_quiet() -> None:
     command = f"{sys.executable} -m poster_edge models --json | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_a_command_as_ctrl_c_does(which: signal.Signals, tmp_path: Path) -> None:
+    # export works in a folder of the system's temporary ones, which must not stay behind.
+    program = (
+        "import signal, sys, time; from poster_edge.cli import export, main; from poster_edge.runtime import bundle\n"
+        "def wait(*_, **__):\n    print('in', flush=True); time.sleep(60)\n"
+        "bundle.write_bundle = wait; sys.argv[1:] = ['export', '--model', 'poster-nano', '--half', '--no-gate']\n"
+        "export._lower = lambda draft, *_: draft; main.main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"in\n"
+    assert list(tmp_path.iterdir()), "the export has begun"
+    process.send_signal(which)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert b"stopped" in err
+    assert b"Traceback" not in err
+    assert not list(tmp_path.iterdir()), "nothing is left behind"

@@ -35,7 +35,7 @@ from poster_edge.export.triton_config import (
 from poster_edge.export.triton_graphs import PROBABILITIES, postprocess_graph, preprocess_graph
 from poster_edge.export.triton_options import TritonOptions, check_name
 from poster_edge.export.triton_readme import readme
-from poster_edge.files import replace_folder, sweep, sync_folder, temporary_name
+from poster_edge.files import check_place, replace_folder, sweep, sync_folder, temporary_name
 
 README = "README.md"
 
@@ -106,7 +106,11 @@ def check_target(folder: Path, *, force: bool) -> None:
 
     Raises:
         UsageError: it exists and is not to be (or cannot safely be) replaced.
+        PosterEdgeError: nothing can be written there.
     """
+    if not folder.name:
+        raise UsageError(f"-o {folder}: expected the name of a new folder")
+    check_place(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not folder.is_dir() or not (folder / README).is_file() or not any(folder.glob(f"*/{CONFIG}")):

@@ -49,13 +49,49 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def check_writable(*paths: Path) -> None:
+    """Refuse files that could not be written, before any long work.
+
+    Raises:
+        PosterEdgeError: one is a folder, or its folder can be neither made nor written.
+    """
+    for path in paths:
+        check_place(path)
+        if path.is_dir():
+            raise PosterEdgeError(f"cannot write {path}: it is a folder")
+
+
+def check_place(path: Path) -> None:
+    """Refuse a file or a folder whose parent can be neither made nor written, before any long work.
+
+    Raises:
+        PosterEdgeError: says why.
+    """
+    try:
+        path.exists()
+        nearest = next(p for p in path.absolute().parents if p.exists())
+    except OSError as error:
+        raise PosterEdgeError(f"cannot write {path}: {error.strerror or error}") from error
+    if not nearest.is_dir():
+        raise PosterEdgeError(f"cannot write {path}: {nearest} is no folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PosterEdgeError(f"cannot write {path}: no permission to write in {nearest}")
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a device or a pipe is there, which a renamed file would take away."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it becomes ``path``, else it is removed.
 
     Raises:
-        PosterEdgeError: the folder cannot be written or the disk is full.
+        PosterEdgeError: the folder cannot be written, the disk is full, or a device or a pipe is there.
     """
+    if _is_special(path):
+        raise PosterEdgeError(f"cannot write {path}: a device or a pipe; expected a file's name")
     temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +108,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file atomically; text is encoded as UTF-8."""
+    """Write a whole file atomically, or into a device or a pipe as it is; text is encoded as UTF-8."""
+    content = data.encode() if isinstance(data, str) else data
+    if _is_special(path):
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise PosterEdgeError(f"cannot write {path}: {error.strerror or error}") from error
+        return
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(content)
 
 
 def replace_folder(new: Path, target: Path) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from poster_edge.cli.options import MOST_THREADS, FiniteRange, NamedPath, given_of
 from poster_edge.labels import LABEL_SETS
-
-if TYPE_CHECKING:
-    pass
 
 #: Seconds of timed calls of each candidate; docs/bench.md says when more are wanted.
 _DURATION_S = 20.0
@@ -22,8 +20,8 @@ class _Names(click.ParamType):
 
     name = "A,B,…"
 
-    def __init__(self, kind: type[str] | type[int] = str) -> None:
-        self._kind = kind
+    def __init__(self, kind: type[str] | type[int] = str, *, most: int = 1 << 16) -> None:
+        self._kind, self._most = kind, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | int, ...]:
         """Split the text."""
@@ -32,8 +30,8 @@ class _Names(click.ParamType):
         parts = [p.strip() for p in str(value).split(",") if p.strip()]
         if self._kind is str:
             return tuple(parts)
-        if not parts or not all(p.isdigit() and int(p) > 0 for p in parts):
-            self.fail(f"'{value}': expected whole numbers above 0, separated by commas", param, ctx)
+        if not parts or not all(p.isdecimal() and 0 < int(p) <= self._most for p in parts):
+            self.fail(f"'{value}': expected whole numbers from 1 to {self._most}, separated by commas", param, ctx)
         return tuple(int(p) for p in parts)
 
 
@@ -56,7 +54,9 @@ class _Names(click.ParamType):
 )
 @click.option("--precision", "precisions", type=_Names(), default="", help="fp32, fp16, int8 [default: the bundle's].")
 @click.option("--batch", "batches", type=_Names(int), default="1", show_default=True, help="Images per call.")
-@click.option("--threads", type=_Names(int), help="Threads of one call [default: the runtime's choice].")
+@click.option(
+    "--threads", type=_Names(int, most=MOST_THREADS), help="Threads of one call [default: the runtime's choice]."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option(
     "--baseline",
@@ -72,13 +72,13 @@ class _Names(click.ParamType):
 )
 @click.option(
     "--duration",
-    type=click.FloatRange(0.1),
+    type=FiniteRange(0.1),
     default=_DURATION_S,
     show_default=True,
     metavar="S",
     help="Seconds of timed calls of each candidate; 60 for a record.",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Labelled faces: accuracy next to every speed.")
+@click.option("--data", type=NamedPath(), help="Labelled faces: accuracy next to every speed.")
 @click.option("--dataset", type=click.Choice(list(LABEL_SETS)), help="Read --data as this data set.")
 @click.option("--faces", type=click.IntRange(1), metavar="N", help="Judge N of them, the same for all [default: all].")
 @click.option("--source", metavar="SRC", help="Image, folder or video: also time a decoded frame to its result.")
@@ -89,14 +89,14 @@ class _Names(click.ParamType):
     show_default=True,
     help="Finds the faces in --source.",
 )
-@click.option("--detector-model", type=click.Path(path_type=Path), help="YuNet's ONNX file.")
+@click.option("--detector-model", type=NamedPath(), help="YuNet's ONNX file.")
 @click.option("--json", "json_path", metavar="PATH|-", help="Write the record as JSON; '-' for stdout.")
 @click.option("--csv", "csv_path", metavar="PATH|-", help="Write the rows as CSV; '-' for stdout.")
 @click.option(
     "--plot",
     "plots",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     metavar="PNG|HTML",
     help="Latency against accuracy, size as area; needs --data. May be repeated.",
 )
@@ -141,6 +141,7 @@ def command(
     from poster_edge.cli.bench_run import run
     from poster_edge.runtime.checkpoint_bundle import load_bundle_or_checkpoint
 
+    _check_needed(click.get_current_context(), data, source)
     check_outputs(plots, json_path=json_path, csv_path=csv_path, labelled=data is not None)
     gpu = nvml_index(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
     rails = find_rails(gpu=gpu, notify=console.message) if energy else []
@@ -169,3 +170,11 @@ def command(
     deliver(record, json_path=json_path, csv_path=csv_path, plots=plots)
     if record.reasons and not allow_noisy:
         click.get_current_context().exit(1)
+
+
+def _check_needed(context: click.Context, data: Path | None, source: str | None) -> None:
+    """Refuse options that were given and would have no effect."""
+    if data is None and (useless := given_of(context, ("dataset", "faces"))):
+        raise click.UsageError(f"{useless} is about labelled faces: add --data DATA")
+    if source is None and (useless := given_of(context, ("detector", "detector_model"))):
+        raise click.UsageError(f"{useless} is about frames: add --source SRC")

@@ -13,7 +13,7 @@ from rich.text import Text
 from poster_edge.bench.records import Answers, Group, Record, Row, missing
 from poster_edge.cli import console
 from poster_edge.errors import UsageError
-from poster_edge.files import write_atomic
+from poster_edge.files import check_writable, write_atomic
 
 _PLOTS = (".png", ".html")
 _DASH = "–"
@@ -26,9 +26,16 @@ def check_outputs(plots: Sequence[Path], *, json_path: str | None, csv_path: str
 
     Raises:
         UsageError: says which.
+        PosterEdgeError: its folder can be neither made nor written.
     """
     if json_path == csv_path == "-":
         raise UsageError("--json - and --csv - cannot share stdout; write one of them to a file")
+    files = [Path(p) for p in (json_path, csv_path) if p is not None and p != "-"] + list(plots)
+    if any(not p.name for p in files):
+        raise UsageError("--json, --csv, --plot: expected a file's name")
+    if twice := [p for p in files if files.count(p) > 1]:
+        raise UsageError(f"{twice[0]} is named twice; each output needs a file of its own")
+    check_writable(*files)
     for path in plots:
         if path.suffix.lower() not in _PLOTS:
             raise UsageError(f"--plot {path}: expected a file name that ends in .png or .html")

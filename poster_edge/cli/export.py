@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from poster_edge.cli.export_effects import check_effects, check_name, lowering_asked
 from poster_edge.cli.export_engine import ENGINE_FORMATS, add_engine, engine_options, finished_bundle, open_engine
 from poster_edge.cli.export_triton import check_options, export_triton, triton_options
+from poster_edge.cli.options import MOST_THREADS, NamedPath, given_of
 
 if TYPE_CHECKING:
     from poster_edge.calib.cache import Calibration
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command(name="export")
 @click.option("--model", help="Name of a model, or a bundle's folder [default: poster-nano].")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help=".safetensors of 'train' or 'convert'.")
+@click.option("--checkpoint", type=NamedPath(), help=".safetensors of 'train' or 'convert'.")
 @click.option("--random-weights", is_flag=True, help="Untrained weights, to measure speed: its labels mean nothing.")
 @click.option(
     "--format",
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     help="onnx: a bundle; tensorrt, tensorrt-rtx: one with an engine; triton: a finished bundle (--model) as a "
     "model repository of Triton Inference Server.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder [default: runs/export/NAME].")
+@click.option("-o", "--output", type=NamedPath(), help="Bundle folder [default: runs/export/NAME].")
 @click.option("--name", help="Name of the bundle's model in messages [default: the configuration's].")
 @click.option(
     "--precision",
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--calib",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     help="Faces, photos or a video that INT8 ranges come from; without --int8 they are kept for later.",
 )
 @click.option(
@@ -69,14 +71,25 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of INT8's weights; 7 is for x86 CPUs without VNNI. auto: 8, or 7 for --precision auto on such a CPU.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of calibration images.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the choice of calibration images."
+)
 @click.option("--gate/--no-gate", default=True, show_default=True, help="Refuse a precision that costs accuracy.")
-@click.option("--data", type=click.Path(path_type=Path), help="Labelled faces that judge [default: packaged photos].")
+@click.option("--data", type=NamedPath(), help="Labelled faces that judge [default: packaged photos].")
 @click.option("--judge-images", type=click.IntRange(1), default=4096, show_default=True, help="At most so many judge.")
-@click.option("--compare", "images", default=64, show_default=True, help="How many to compare with PyTorch on.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of one operator [default: the runtime's choice].")
+@click.option(
+    "--compare",
+    "images",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="At most so many faces to compare with PyTorch on.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of one operator [default: the runtime's choice]."
+)
 @click.option("--fused-op", is_flag=True, help="Also write a graph with one node for each cross-fusion depth.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page about the export to this folder.")
+@click.option("--report", type=NamedPath(), help="Write an HTML page about the export to this folder.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @engine_options
 @triton_options
@@ -116,11 +129,14 @@ def command(
     float. What does not pass is not written, and the exit code is 3.
     """
     from poster_edge.cli import console
-    from poster_edge.cli.export_draft import reopen_whole
+    from poster_edge.cli.export_draft import renamed, reopen_whole
     from poster_edge.errors import UsageError
+    from poster_edge.files import check_writable
     from poster_edge.optional import require
 
-    check_options(click.get_current_context(), format_)
+    context = click.get_current_context()
+    check_options(context, format_)
+    check_name(name)
     main, also = _precisions(precision, int8=int8, half=half)
     if format_ == "triton":
         require("onnx", purpose="write a Triton repository")
@@ -136,7 +152,7 @@ def command(
     finished = None
     if format_ in ENGINE_FORMATS:
         plan, target = open_engine(format_, engine, precision=main, target=target, max_batch=triton["max_batch"])
-        if checkpoint is None and calib is None and not random_weights:
+        if checkpoint is None and not random_weights and not lowering_asked(context):
             asked = main if precision or int8 or half else None
             finished, main = finished_bundle(model or "poster-nano", asked)
     if finished is None:
@@ -159,14 +175,18 @@ def command(
         weight_bits=_weight_bits(weight_bits, main, target),
         fused_op=fused_op,
     )
+    if finished is None:
+        check_effects(context, options, format_)
     model = model or (None if checkpoint else "poster-nano")
     base = name or (Path(model).name if model else checkpoint.stem if checkpoint else "model")
     parts = [base, *([] if main == "fp32" else [main]), *([] if format_ == "onnx" else [format_])]
     folder = output or Path("runs/export") / "-".join(parts)
     check_target(folder, force=force)
+    if report is not None:
+        check_writable(report / "index.html")
     with tempfile.TemporaryDirectory(prefix="poster-edge-") as scratch:
         if finished is not None:
-            draft = reopen_whole(finished, Path(scratch))
+            draft = renamed(reopen_whole(finished, Path(scratch)), name)
         else:
             draft, calibration = _source(
                 model, checkpoint, options, Path(scratch), name=name, random_weights=random_weights, images=images
@@ -214,7 +234,7 @@ def _source(
 ) -> tuple[Draft, Calibration | None]:
     """The float32 part: of a finished bundle where that is enough, else exported from PyTorch."""
     from poster_edge.cli import console
-    from poster_edge.cli.export_draft import reopen
+    from poster_edge.cli.export_draft import renamed, reopen
     from poster_edge.errors import UsageError
     from poster_edge.optional import require
     from poster_edge.runtime.bundle import load_bundle, zoo_names
@@ -225,8 +245,13 @@ def _source(
     packed = options.precisions and model in zoo_names() and not options.fused_op
     if model is not None and not random_weights and (is_folder or packed):
         bundle = load_bundle(model)
-        console.message(f"starting from {bundle.manifest.model}, exported and compared with PyTorch before")
-        return reopen(bundle, scratch)
+        before = f"starting from {bundle.manifest.model}, exported and compared with PyTorch before"
+        unused = ("images",) if options.precisions or options.calib else ("images", "data")
+        if useless := given_of(click.get_current_context(), unused):
+            raise UsageError(f"{before}: {useless} would have no effect")
+        console.message(before)
+        draft, calibration = reopen(bundle, scratch)
+        return renamed(draft, name), calibration
     for package in ("onnxscript", "torch", "safetensors"):
         require(package, purpose="export a model")
     from poster_edge.cli.export_steps import comparison_inputs, load_source, trace

@@ -66,6 +66,29 @@ def reopen_whole(bundle: Bundle, folder: Path) -> Draft:
     return Draft(replace(bundle.manifest, artefacts={}), files, temperatures)
 
 
+def renamed(draft: Draft, name: str | None) -> Draft:
+    """The draft of a finished bundle under another name, in manifest and card; as it is where there is none.
+
+    Raises:
+        PosterEdgeError: the card cannot be read.
+    """
+    old = draft.manifest.model
+    if name is None or name == old:
+        return draft
+    if CARD_FILE in draft.files:
+        card = _card(draft.files[CARD_FILE])
+        card = card.replace(f"\n- name: {old}\n", f"\n- name: {name}\n", 1).replace(f"\n# {old}\n", f"\n# {name}\n", 1)
+        write_atomic(draft.files[CARD_FILE], card)
+    return replace(draft, manifest=replace(draft.manifest, model=name))
+
+
+def _card(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PosterEdgeError(f"{path}: {error}") from error
+
+
 def append_to_card(draft: Draft, section: str) -> None:
     """Add a section to the model card, in place of the one of an earlier export.
 
@@ -74,9 +97,6 @@ def append_to_card(draft: Draft, section: str) -> None:
     """
     path = draft.files[CARD_FILE]
     title = section.partition("\n")[0]
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PosterEdgeError(f"{path}: {error}") from error
+    text = _card(path)
     kept, _, _ = text.partition(f"\n{title}\n")
     write_atomic(path, kept.rstrip("\n") + "\n\n" + section)

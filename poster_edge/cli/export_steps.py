@@ -72,7 +72,7 @@ def load_source(model: str | None, checkpoint: Path | None, *, random_weights: b
 def comparison_inputs(preprocess: Preprocess, data: Path | None, count: int) -> list[NDArray[np.float32]]:
     """Batches of 1, 3 and 8 real faces, over and over, as the network is fed them."""
     if data is None:
-        crops = sample_crops(preprocess)
+        crops = sample_crops(preprocess)[:count]
     else:
         faces = load_faces(data)
         rows = np.random.default_rng(0).permutation(len(faces))[:count]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -30,6 +31,10 @@ COMMANDS: dict[str, str] = {
 }
 
 
+class _ReaderGoneError(Exception):
+    """The reader of our stdout went away (``poster-edge models | head -1``)."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module only when that command is called."""
 
@@ -42,6 +47,13 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"poster_edge.cli.{cmd_name}")
         command: click.Command = module.command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            # click would make exit code 1 of it, a failure.
+            raise _ReaderGoneError from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -60,6 +72,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
+    _fill_closed_handles()
     try:
         with ended_like_ctrl_c():
             code = cli.main(standalone_mode=False)
@@ -74,10 +87,27 @@ def main() -> None:
         _fail(f"error: {error}", error.exit_code)
     except KeyboardInterrupt:
         _fail("stopped", 130)
-    except BrokenPipeError:
-        # The reader of our stdout went away (``poster-edge models | head -1``).
+    except (_ReaderGoneError, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        # A full disk, a name that is too long, no permission: the machine's answer, and no bug of ours.
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"error: {where}{error.strerror or error}", 1)
+
+
+def _fill_closed_handles() -> None:
+    """Put nothing in the place of a closed stdin, stdout or stderr (``>&-``).
+
+    Else the first file that is opened gets its number, and what libraries print goes into that file.
+    """
+    for handle, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(handle)
+        except OSError:
+            # The lowest free number is the one that was closed.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, os.fdopen(handle, "r" if handle == 0 else "w", closefd=False))
 
 
 def _fail(message: str, code: int) -> None:

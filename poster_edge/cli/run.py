@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poster_edge.cli.options import detector_options, runtime_options
+from poster_edge.cli.options import NamedPath, detector_options, runtime_options
 
 if TYPE_CHECKING:
     from poster_edge.pipeline.frame import Source
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @runtime_options
 @detector_options
-@click.option("--save", type=click.Path(path_type=Path), help="Annotated image or video, or a folder for them.")
+@click.option("--save", type=NamedPath(), help="Annotated image or video, or a folder for them.")
 @click.option("--jsonl", metavar="PATH|-", help="One JSON line per frame, to a file or to stdout.")
 @click.option("--show/--headless", default=False, help="Show the pictures in a window [default: headless].")
 @click.option("--blur", is_flag=True, help="Blur the faces in what is saved or shown.")
@@ -64,6 +64,7 @@ def command(
     goes on, and the exit code is 1. A camera runs until Ctrl-C.
     """
     spec = _spec(source, camera)
+    _check_outputs(save, jsonl)
     if blur and not (save or show):
         raise click.UsageError("--blur changes what is saved or shown: add --save PATH or --show")
 
@@ -128,6 +129,14 @@ def _spec(source: str | None, camera: int | None) -> str:
     if source == "":
         raise click.UsageError("--source is empty; expected an image, a folder, a video, a camera number or -")
     return source if source is not None else str(camera)
+
+
+def _check_outputs(save: Path | None, jsonl: str | None) -> None:
+    """Refuse names that are none, and one name for both."""
+    if jsonl == "":
+        raise click.UsageError("--jsonl is empty; expected a file's name or -")
+    if save is not None and jsonl not in (None, "-") and save.absolute() == Path(str(jsonl)).absolute():
+        raise click.UsageError(f"--save and --jsonl are both {save}; each needs a name of its own")
 
 
 def _sinks(frames: Source, *, save: Path | None, jsonl: str | None, show: bool) -> list[Sink]:

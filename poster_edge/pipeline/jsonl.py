@@ -73,7 +73,8 @@ class JsonLines:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise PosterEdgeError(f"cannot write {self._target}: {error.strerror}") from error
+            where = "standard output" if self._target == "-" else self._target
+            raise PosterEdgeError(f"cannot write {where}: {error.strerror}") from error
 
     def close(self) -> None:
         """Close the file.

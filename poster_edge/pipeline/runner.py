@@ -6,6 +6,7 @@ on the GPU; results still come one by one and in order.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -80,10 +81,12 @@ def run(
     whole = True
     done = False
     frames = iter(source)
+    # No source has as many frames as the largest number that islice takes.
+    most = None if max_frames is None else min(max_frames, sys.maxsize)
     try:
         with closing(frames):  # type: ignore[type-var]
             try:
-                for result in in_order(islice(frames, max_frames), pipeline, more=lambda: _more(source)):
+                for result in in_order(islice(frames, most), pipeline, more=lambda: _more(source)):
                     tally.add(result)
                     for sink in sinks:
                         sink.write(result)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from poster_edge.errors import PosterEdgeError, UsageError
-from poster_edge.files import replace_folder, sha256, sweep, sync_folder, temporary_name
+from poster_edge.files import check_place, replace_folder, sha256, sweep, sync_folder, temporary_name
 from poster_edge.runtime.manifest import FILE_NAME, MODEL_FILES, Artefact, BundleError, Manifest, read_manifest
 
 DEFAULT_BUNDLE = "poster-nano"
@@ -134,10 +134,10 @@ def write_bundle(
         PosterEdgeError: it cannot be written.
     """
     check_target(folder, force=force)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep(folder.parent)
     temporary = temporary_name(folder)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        sweep(folder.parent)
         temporary.mkdir()
         own = temperatures or {}
         artefacts = {name: _copy(source, temporary / name, own.get(name)) for name, source in files.items()}
@@ -157,7 +157,11 @@ def check_target(folder: Path, *, force: bool) -> None:
 
     Raises:
         UsageError: it exists and is not to be (or cannot safely be) replaced.
+        PosterEdgeError: nothing can be written there.
     """
+    if not folder.name:
+        raise UsageError(f"-o {folder}: expected the name of a new folder")
+    check_place(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / FILE_NAME).is_file():

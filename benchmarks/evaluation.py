@@ -23,6 +23,7 @@ from run_all import RESULTS, ROOT, write
 PAGE = ROOT / "docs" / "evaluation.md"
 BEGIN, END = "<!-- figures:begin", "<!-- figures:end -->"
 REPORT, COUNTS, MASKING = "eval_poster-nano_fer2013.json", "ablation_counts.json", "relevance_masking.json"
+ABLATION = "ablation.json"
 #: Cells of 36 that are painted over.
 MASKED = (0, 2, 4, 8, 12, 18)
 FACES = 100
@@ -109,7 +110,7 @@ def load(name: str) -> dict[str, Any]:
 
 def figures() -> str:
     """The generated part of the page."""
-    return "\n\n".join([_classes(), _pictures(), _masking(), _counts()])
+    return "\n\n".join([_classes(), _pictures(), _masking(), _counts(), *filter(None, [_ablation()])])
 
 
 def _classes() -> str:
@@ -180,6 +181,37 @@ def _counts() -> str:
         columns = ["table", "row", "parameters", "of the transformer", "FLOPs", "as the paper counts"]
         parts.append(f"{model}:\n\n" + table(columns, rows))
     return "\n\n".join(parts)
+
+
+def _ablation() -> str:
+    """Accuracy of the ablation's rows, where they were trained."""
+    if not (RESULTS / ABLATION).is_file():
+        return ""
+    found = load(ABLATION)
+    machine = found["environment"]
+    rows = [
+        [
+            name,
+            row["label"],
+            f"{row['accuracy']:.2%} ± {1.96 * (row['accuracy'] * (1 - row['accuracy']) / row['faces']) ** 0.5:.2%}",
+            f"{row['mean_class_accuracy']:.2%}",
+            f"{row['accuracy_without_twins']:.2%}",
+        ]
+        for name, group in found["tables"].items()
+        for row in group
+        if row["accuracy"] is not None
+    ]
+    left = sum(row["accuracy"] is None for group in found["tables"].values() for row in group)
+    images = "the whole training split" if found["images"] == "all" else f"{found['images']} training images"
+    return (
+        f"### Accuracy of the ablation's rows\n\n{found['model']}, {images} of FER2013, {found['epochs']} epochs, one "
+        f"seed, {found['precision']}, on {machine['cpu']} ({machine['date']}, `benchmarks/ablation.py`); the epoch was "
+        "selected on the faces that it is measured on. The intervals are those of the faces, 95 %; another seed moves "
+        "the figures too."
+        + (f" {left} rows are not trained yet." if left else "")
+        + "\n\n"
+        + table(["table", "row", "accuracy", "mean class accuracy", "without twins"], rows)
+    )
 
 
 def main() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from poster_edge.cli.train_place import place_of, place_options
 from poster_edge.labels import LABEL_SETS
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _LANDMARKS = "landmarks.safetensors"
 @click.option("--batch", type=click.IntRange(2), help="Images per step. [default: the model's recipe]")
 @click.option("--lr", type=float, help="Peak learning rate. [default: the model's recipe]")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random, the same for all rows.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
+@place_options
 @click.option("--stop-after", type=float, metavar="MINUTES", help="Stop at an epoch's end; the same command goes on.")
 @click.option("--dry-run", is_flag=True, help="Print parameters and FLOPs of the rows, and train nothing.")
 def command(
@@ -56,6 +57,7 @@ def command(
     lr: float | None,
     seed: int,
     device: str,
+    precision: str,
     stop_after: float | None,
     dry_run: bool,
 ) -> None:
@@ -84,8 +86,9 @@ def command(
     from poster_edge.models.config import model_config
     from poster_edge.train.landmarks import load_landmarks
     from poster_edge.train.recipe import recipe_for
+    from poster_edge.train.team import Team
 
-    place = _device(device)
+    place = place_of(device, precision, Team())
     faces = load_faces(data, dataset=dataset)
     points = load_landmarks(landmarks, faces) if landmarks else None
     if points is None:
@@ -93,7 +96,8 @@ def command(
     changes = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
     recipe = _recipe(recipe_for(model_config(model)), {k: v for k, v in changes.items() if v is not None})
     rows = open_table(model, table, num_classes=len(faces.classes))
-    about = {"model": model, "data": faces.name, "landmarks": points is not None}
+    kept = {"data": faces.name, "precision": place.arithmetic}
+    about = {"model": model, **kept, "landmarks": points is not None, "recipe": asdict(recipe)}
     deadline = None if stop_after is None else time.monotonic() + 60 * stop_after
 
     def make(row: Row, reporter: Any) -> TrainingRun:
@@ -112,7 +116,7 @@ def command(
 
     for row in rows:
         uses_points = points is not None and row.config.streams != "image"
-        if not row.read(output / row.name, recipe, data=faces.name, landmarks=uses_points):
+        if not row.read(output / row.name, recipe, **kept, landmarks=uses_points):
             console.message(f"{row.label}: {row.name}")
             if not _train(row, output, make, deadline):
                 console.message("stopped; the same command goes on")
@@ -149,23 +153,3 @@ def _train(row: Row, folder: Path, make: Callable[[Row, Any], TrainingRun], dead
             return False
         row.summary = run.finish(fit_temperature, errors)
     return True
-
-
-def _device(name: str) -> Any:
-    """Where to train; mixed precision on a GPU.
-
-    Raises:
-        UsageError, UnavailableError: unknown, or asked for by name and not there.
-    """
-    import torch
-
-    from poster_edge.errors import UnavailableError, UsageError
-    from poster_edge.train.loop import Device
-
-    chosen = ("cuda:0" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    kind, _, index = chosen.partition(":")
-    if kind not in ("cpu", "cuda") or not (index or "0").isdigit():
-        raise UsageError(f"--device {name}: expected auto, cpu or cuda:N")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise UnavailableError(f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
-    return Device(chosen, kind == "cuda")

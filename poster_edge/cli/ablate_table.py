@@ -29,6 +29,7 @@ _COLUMNS = {
     "fusion_parameters": "of the transformer, M",
     "flops": "FLOPs, G",
     "paper_flops": "as the paper counts, G",
+    "faces": "validation faces",
     "accuracy": "accuracy",
     "mean_class_accuracy": "mean class accuracy",
     "accuracy_without_twins": "accuracy without twins",
@@ -65,13 +66,14 @@ class Row:
             "label": self.label,
             "model": self.name,
             **{k: v for k, v in asdict(self.counts).items() if k in _COLUMNS},
+            "faces": whole.get("count"),
             "accuracy": whole.get("accuracy"),
             "mean_class_accuracy": whole.get("mean_class_accuracy"),
             "accuracy_without_twins": alone.get("accuracy"),
             "epoch": done.get("epoch"),
         }
 
-    def read(self, folder: Path, recipe: Recipe, *, data: str, landmarks: bool) -> bool:
+    def read(self, folder: Path, recipe: Recipe, *, data: str, landmarks: bool, precision: str) -> bool:
         """Take over what a finished training in ``folder`` found; False where there is none yet.
 
         Raises:
@@ -83,12 +85,13 @@ class Row:
             return False
         try:
             summary = json.loads(path.read_text())
-            began = {k: summary[k] for k in ("recipe", "data", "landmarks")}
+            began = {k: summary[k] for k in ("recipe", "data", "landmarks", "precision")}
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"{path}: not a summary of a training ({error}); remove {folder} to train again"
             ) from error
-        wanted = {"recipe": json.loads(json.dumps(asdict(recipe))), "data": data, "landmarks": landmarks}
+        asked = json.loads(json.dumps(asdict(recipe)))
+        wanted = {"recipe": asked, "data": data, "landmarks": landmarks, "precision": precision}
         if began != wanted:
             raise UsageError(f"{folder} was trained with other options or other data; repeat them or choose another -o")
         self.summary = summary

@@ -81,9 +81,10 @@ def predict(
                     read[row] = True
                 except InputError as error:
                     problems.append(str(error))
-            logits.append(classifier.logits(crops))
+            if crops:
+                logits.append(classifier.logits(crops))
             bar.advance(task, len(crops))
-    return np.concatenate(logits), read, problems
+    return np.concatenate([np.empty((0, len(classifier.classes)), np.float32), *logits]), read, problems
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def report_of(measured: Measured, bundle: Bundle, faces: FaceSet, subsets: dict[
         "temperature": measured.temperature,
         "unknown_class": rows.unknown,
         "unreadable": int((~measured.read).sum()),
+        "without_label": faces.left_out,
         **metrics.to_dict(),
         "per_class": per_class(metrics.confusion, classes),
         "size_and_cost": size_and_cost(bundle),
@@ -231,6 +233,8 @@ def _figures(report: dict[str, Any]) -> list[list[Any]]:
         rows.append([f"accuracy without {twins} twins of training images", alone])
     if report["unknown_class"]:
         rows.append(["left out: class unknown to the model", report["unknown_class"]])
+    if report["without_label"]:
+        rows.append(["left out of all splits: no label that counts", report["without_label"]])
     if cost := report["size_and_cost"]:
         rows.append(["parameters (of these used)", f"{cost['parameters']:,} ({cost['live_parameters']:,})"])
         rows.append(["FLOPs, 2 per multiply-add, attention included", f"{cost['flops'] / 1e9:.4g} G"])

@@ -12,6 +12,7 @@ from poster_edge.cli import console
 from poster_edge.cli.eval_model import load_weights
 from poster_edge.data.preprocess import resize_square, to_channels, to_input
 from poster_edge.errors import UsageError
+from poster_edge.labels import canonical
 from poster_edge.pipeline.frame import Frame
 from poster_edge.pipeline.sources import find_files, is_video
 from poster_edge.runtime.checkpoint_bundle import load_bundle_or_checkpoint
@@ -50,7 +51,8 @@ class Explainer:
         label: class to explain, or None for each face's most probable one.
 
     Raises:
-        UsageError: no weights, another network than POSTER, or an unknown class.
+        UsageError: no weights, or an unknown class.
+        UnavailableError: another network than POSTER.
     """
 
     def __init__(self, model: str, folder: Path, label: str | None) -> None:
@@ -61,9 +63,9 @@ class Explainer:
         from poster_edge.models.relevance import check_explainable
 
         check_explainable(self.network)
-        if label is not None and label not in self.info.classes:
+        self.label, self.folder = None if label is None else canonical(label), folder
+        if self.label is not None and self.label not in self.info.classes:
             raise UsageError(f"--class {label}: the model knows {', '.join(self.info.classes)}")
-        self.label, self.folder = label, folder
         self._taken: set[Path] = set()
 
     def explain(self, frame: Frame, detector: Detector) -> list[dict[str, Any]]:

@@ -12,12 +12,15 @@ import click
 
 from poster_edge.cli.options import data_options
 from poster_edge.cli.train_options import recipe_options, teacher_options, weight_options
+from poster_edge.cli.train_place import place_of, place_options
 
 if TYPE_CHECKING:
-    from poster_edge.train.loop import Device
     from poster_edge.train.recipe import Recipe
     from poster_edge.train.reporter import Reporter
     from poster_edge.train.team import Team
+
+#: Share of teachers where neither the recipe nor an option says it.
+_TEACHER_WEIGHT = 0.3
 
 
 @click.command(name="train")
@@ -38,17 +41,17 @@ if TYPE_CHECKING:
 @weight_options
 @recipe_options
 @teacher_options
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="Mixed precision; auto: bf16 on a GPU, fp32 on a CPU.",
-)
+@place_options
 @click.option("--cuda-graphs/--no-cuda-graphs", default=True, show_default=True, help="On a GPU: whole steps at once.")
 @click.option("--compile", "compiled", is_flag=True, help="Translate the network with torch.compile first.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files into the run folder too.")
+@click.option(
+    "--images",
+    type=click.Choice(["auto", "memory", "files"]),
+    default="auto",
+    show_default=True,
+    help="Keep the images in memory, or read them again from their files; auto: memory if they take half of it.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in --output.")
 @click.option("--stop-after", type=float, metavar="MINUTES", help="Stop at the next epoch's end; go on with --resume.")
 def command(
@@ -68,12 +71,13 @@ def command(
     landmark_weights: Path | None,
     recipe: str | None,
     teachers: tuple[Path, ...],
-    teacher_weight: float,
+    teacher_weight: float | None,
     device: str,
     precision: str,
     cuda_graphs: bool,
     compiled: bool,
     tensorboard: bool,
+    images: str,
     resume: bool,
     stop_after: float | None,
     **changes: Any,
@@ -97,10 +101,13 @@ def command(
     from poster_edge.train.starting_weights import StartingWeights
     from poster_edge.train.team import joined, started
 
-    model, chosen = _recipe(model, recipe, teacher_weight=teacher_weight if teachers else 0.0, **changes)
-    where = replace(_device(device, precision, started()), graphs=cuda_graphs, compiled="inductor" if compiled else "")
+    model, chosen = _recipe(model, recipe, **changes)
+    chosen = _taught(chosen, teachers, teacher_weight)
+    where = replace(place_of(device, precision, started()), graphs=cuda_graphs, compiled="inductor" if compiled else "")
     weights = StartingWeights(init, trunk, image_weights, landmark_weights)
     faces = load_faces(data, dataset=dataset, targets=targets)
+    if faces.left_out and started().leads:
+        console.message(f"{faces.name}: {faces.left_out} images have no label that counts and are left out")
     points = load_landmarks(landmarks, faces) if landmarks else None
     folder = output or Path("runs/train") / model
     with joined(where.name) as team, _reporter(team, folder if tensorboard else None) as reporter:
@@ -117,8 +124,11 @@ def command(
             teachers=teachers,
             fold=None if fold is None else (fold, folds),
             team=team,
+            images=images,
         )
         run.start(resume=resume)
+        if team.leads and (unseen := run.split.unseen(faces)):
+            console.message(f"no training image of: {', '.join(unseen)}")
         if team.leads and run.landmark_stream is not None and points is None and not weights.with_landmarks:
             console.message("the landmark stream stays untrained: no --landmarks, --landmark-weights or --init")
         errors = run.train_landmarks()
@@ -179,27 +189,19 @@ def _changed(recipe: Recipe, **options: Any) -> Recipe:
     return replace(recipe, warmup=min(recipe.warmup, recipe.epochs))
 
 
-def _device(name: str, precision: str, team: Team) -> Device:
-    """Resolve --device and --precision; each of several processes on a machine has the GPU of its number.
+def _taught(recipe: Recipe, teachers: tuple[Path, ...], weight: float | None) -> Recipe:
+    """The recipe with the share that the teachers have.
 
     Raises:
-        UsageError: the device is none, or several processes are to share a GPU.
-        UnavailableError: the device was asked for by name and is not there.
+        UsageError: there is a share but nobody to have it, or the other way round.
     """
-    import torch
+    from poster_edge.errors import UsageError
 
-    from poster_edge.errors import UnavailableError, UsageError
-    from poster_edge.train.loop import Device
-
-    if team.size > 1 and name not in ("auto", "cpu"):
-        raise UsageError(f"--device {name}: torchrun gives each process its GPU; leave it out, or pass cpu")
-    chosen = (f"cuda:{team.local}" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    if chosen != "cpu" and not chosen.startswith("cuda"):
-        raise UsageError(f"--device {name}: expected auto, cpu or cuda:N")
-    if chosen.startswith("cuda"):
-        index = chosen.partition(":")[2] or "0"
-        if not index.isdigit() or int(index) >= torch.cuda.device_count():
-            raise UnavailableError(
-                f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs; use --device cpu"
-            )
-    return Device(chosen, precision == "bf16" or (precision == "auto" and chosen != "cpu"))
+    share = recipe.teacher_weight if weight is None else weight
+    if not teachers:
+        if share:
+            raise UsageError(f"the teachers' share of the targets is {share:g}, but there is none: pass --teacher FILE")
+        return replace(recipe, teacher_weight=0.0)
+    if weight == 0:
+        raise UsageError("--teacher-weight 0: the teachers would be asked for nothing; leave --teacher out")
+    return replace(recipe, teacher_weight=share or _TEACHER_WEIGHT)

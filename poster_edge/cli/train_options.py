@@ -51,8 +51,8 @@ def recipe_options(command: _Command) -> _Command:
             ),
             click.option(
                 "--augmentation",
-                type=click.Choice(["standard", "strong"]),
-                help="standard learns fast; strong holds off overfitting in long runs.",
+                type=click.Choice(["none", "standard", "strong"]),
+                help="standard learns fast; strong holds off overfitting in long runs; none: images as they are.",
             ),
             click.option("--mixup", type=float, help="Blend image pairs, shares from Beta(A, A); 0: never."),
             click.option("--cutmix", type=float, help="Paste rectangles, areas from Beta(A, A); 0: never."),
@@ -93,7 +93,9 @@ def teacher_options(command: _Command) -> _Command:
                 help="A .safetensors whose opinion joins the labels; may be repeated.",
             ),
             click.option(
-                "--teacher-weight", default=0.3, show_default=True, help="The teachers' share of the targets."
+                "--teacher-weight",
+                type=float,
+                help="The teachers' share of the targets [default: the recipe's, or 0.3].",
             ),
             click.option(
                 "--teacher-view",

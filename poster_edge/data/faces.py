@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.data.preprocess import resize_square, to_channels
-from poster_edge.errors import InputError
+from poster_edge.errors import InputError, UsageError
 from poster_edge.labels import LABEL_SETS, canonical, label_set
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp"})
@@ -104,7 +105,7 @@ def load_faces(path: Path, *, dataset: str | None = None, targets: str = "majori
         targets: of FERPlus: "majority", "probability" or "multi-label".
 
     Raises:
-        UsageError: it is another data set.
+        UsageError: it is another data set, or it has no votes to make ``targets`` of.
         InputError: the path is missing, of no known layout, or inconsistent.
     """
     # The readers of layouts make face sets, so they import this module.
@@ -113,6 +114,8 @@ def load_faces(path: Path, *, dataset: str | None = None, targets: str = "majori
     if not path.exists():
         raise InputError(f"no such data set: {path}")
     faces = read_layout(path, dataset=dataset, targets=targets)
+    if targets != "majority" and (faces is None or not faces.known_as.startswith("ferplus")):
+        raise UsageError(f"targets '{targets}' come from votes, which FERPlus has and {path} has not")
     if faces is None:
         faces = _from_folders(path) if path.is_dir() else _from_npz(path)
         if dataset is not None:
@@ -129,16 +132,28 @@ def _as_dataset(faces: FaceSet, dataset: str) -> FaceSet:
     return replace(faces, classes=classes, labels=position[faces.labels])
 
 
+def read_npz(path: Path) -> dict[str, NDArray]:
+    """All arrays of a ``.npz`` file; nothing is unpickled.
+
+    Raises:
+        InputError: it is none, or a damaged one.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise ValueError("one array of a .npy file")
+        with found as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
+        raise InputError(f"{path}: not a readable .npz file ({error})") from error
+
+
 def _from_npz(path: Path) -> FaceSet:
     if path.suffix != ".npz":
         raise InputError(
             f"{path}: expected a .npz file, a folder with one folder per class, or a data set as it is published"
         )
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            entries = {key: arrays[key] for key in arrays.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise InputError(f"{path}: not a readable .npz file ({error})") from error
+    entries = read_npz(path)
     if "jpeg" in entries:
         return _from_packed(path, entries)
     if "images" in entries:
@@ -180,21 +195,28 @@ def _classes(path: Path, entries: dict[str, NDArray], labels: NDArray[np.int64])
     return classes
 
 
+def _labels(path: Path, entries: dict[str, NDArray]) -> NDArray[np.int64]:
+    labels = entries["labels"]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise InputError(f"{path}: 'labels' must be whole numbers (N,), got {labels.dtype} {labels.shape}")
+    return labels.astype(np.int64)
+
+
 def _roles(path: Path, entries: dict[str, NDArray], count: int) -> NDArray[np.str_]:
     if "split" not in entries:
         return np.full(count, "", dtype="U10")
     _need(path, entries, "split_names")
-    if entries["split"].shape != (count,) or entries["split"].max(initial=0) >= len(entries["split_names"]):
-        raise InputError(f"{path}: 'split' does not fit {count} rows and {len(entries['split_names'])} names")
-    names = np.array([SPLIT_ROLES.get(str(n), str(n)) for n in entries["split_names"]])
-    return names[entries["split"]]
+    split, names = entries["split"], entries["split_names"]
+    if split.shape != (count,) or split.dtype.kind not in "iu" or not ((split >= 0) & (split < len(names))).all():
+        raise InputError(f"{path}: 'split' does not fit {count} rows and {len(names)} names")
+    return np.array([SPLIT_ROLES.get(str(n), str(n)) for n in names])[split]
 
 
 def _from_packed(path: Path, entries: dict[str, NDArray]) -> FaceSet:
     _need(path, entries, "offsets", "labels")
-    jpeg, offsets = entries["jpeg"], entries["offsets"]
-    labels = entries["labels"].astype(np.int64)
-    if offsets.shape != (len(labels) + 1,) or (np.diff(offsets) < 0).any() or offsets[-1] > len(jpeg):
+    jpeg, offsets, labels = entries["jpeg"], entries["offsets"], _labels(path, entries)
+    fits = offsets.shape == (len(labels) + 1,) and offsets.dtype.kind in "iu" and jpeg.dtype == np.uint8
+    if not fits or offsets[0] < 0 or (offsets[1:] < offsets[:-1]).any() or offsets[-1] > len(jpeg):
         raise InputError(f"{path}: 'offsets' does not fit {len(labels)} labels and {len(jpeg)} bytes")
 
     def read(index: int) -> NDArray[np.uint8]:
@@ -205,9 +227,9 @@ def _from_packed(path: Path, entries: dict[str, NDArray]) -> FaceSet:
 
 def _from_arrays(path: Path, entries: dict[str, NDArray]) -> FaceSet:
     _need(path, entries, "labels")
-    images, labels = entries["images"], entries["labels"].astype(np.int64)
+    images, labels = entries["images"], _labels(path, entries)
     fits = images.dtype == np.uint8 and (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3))
-    if not fits or len(images) != len(labels) or labels.ndim != 1:
+    if not fits or len(images) != len(labels):
         raise InputError(
             f"{path}: 'images' must be uint8 (N, h, w) or (N, h, w, 3) BGR with N labels; "
             f"got {images.dtype} {images.shape} and labels {labels.shape}"
@@ -219,6 +241,9 @@ def _from_arrays(path: Path, entries: dict[str, NDArray]) -> FaceSet:
 
 def _from_folders(path: Path) -> FaceSet:
     parts = {n: r for n, r in _PARTS.items() if (path / n).is_dir()}
+    if len(set(parts.values())) < len(parts):
+        same = [n for n, r in parts.items() if list(parts.values()).count(r) > 1]
+        raise InputError(f"{path}: {' and '.join(same)} are the same split twice; keep one of them")
     if "train" in parts.values():
         return _joined(path, {r: _class_folders(path / n) for n, r in parts.items()})
     return _class_folders(path)
@@ -227,6 +252,8 @@ def _from_folders(path: Path) -> FaceSet:
 def _joined(path: Path, parts: dict[str, FaceSet]) -> FaceSet:
     """The splits of one data set in folders of their own; every split has the classes of all."""
     classes = tuple(sorted({c for p in parts.values() for c in p.classes}))
+    if missing := [c for c in classes if c not in parts["train"].classes]:
+        raise InputError(f"{path / 'train'} has no folder of {', '.join(missing)}, which another split of it has")
     sets = list(parts.values())
     starts = np.cumsum([0, *(len(s) for s in sets)])
 
@@ -245,6 +272,8 @@ def _class_folders(path: Path) -> FaceSet:
     files = [(f, k) for k, d in enumerate(folders) for f in sorted(d.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise InputError(f"{path}: found no images in class folders (expected {path}/CLASS/*.jpg)")
+    if empty := [d for k, d in enumerate(folders) if k not in {label for _, label in files}]:
+        raise InputError(f"{empty[0]} has no image in it, so nothing shows what that class is; fill it or remove it")
     classes = tuple(canonical(d.name) for d in folders)
     if len(set(classes)) != len(classes):
         raise InputError(f"{path}: two folders name the same class: {', '.join(d.name for d in folders)}")

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from poster_edge.data.faces import FaceSet
 from poster_edge.errors import InputError, UsageError
 
+#: Unreadable images that a message names.
+_SHOWN = 3
+
 
 @dataclass(frozen=True)
 class Split:
@@ -25,6 +28,11 @@ class Split:
     validation: NDArray[np.int64]
     twins: NDArray[np.bool_]
 
+    def unseen(self, faces: FaceSet) -> list[str]:
+        """Classes of the face set that no training row has."""
+        seen = set(faces.labels[self.train].tolist())
+        return [name for k, name in enumerate(faces.classes) if k not in seen]
+
 
 def split_faces(faces: FaceSet, *, fraction: float = 0.1, seed: int = 0) -> Split:
     """Training and validation rows; the file's own split where it has one, else a stratified draw.
@@ -37,9 +45,12 @@ def split_faces(faces: FaceSet, *, fraction: float = 0.1, seed: int = 0) -> Spli
         seed: of that draw.
 
     Raises:
-        InputError: nothing is left to train on, or nothing to validate on.
+        InputError: nothing is left to train on, or nothing to validate on, or images cannot be read.
     """
     train, validation = faces.indices("train"), faces.indices("validation")
+    if not len(train) and (faces.roles != "").all():
+        there = ", ".join(sorted({str(role) for role in faces.roles}))
+        raise InputError(f"{faces.name}: its training images are missing, there are only those of: {there}")
     if not len(train) or not len(validation):
         # What a data set calls its test images is never drawn from.
         drawn = train if len(train) else np.flatnonzero(faces.roles != "test")
@@ -74,7 +85,7 @@ def split_fold(faces: FaceSet, number: int, *, folds: int = 10, seed: int = 0) -
 
 
 def _without_twins(faces: FaceSet, train: NDArray[np.int64], validation: NDArray[np.int64]) -> Split:
-    train_hashes, validation_hashes = faces.pixel_hashes(train), faces.pixel_hashes(validation)
+    train_hashes, validation_hashes = _hashes(faces, train), _hashes(faces, validation)
     seen, held_out = set(train_hashes), set(validation_hashes)
     keep = np.array([h not in held_out for h in train_hashes], bool)
     if not keep.any() or not len(validation):
@@ -82,10 +93,40 @@ def _without_twins(faces: FaceSet, train: NDArray[np.int64], validation: NDArray
     return Split(train[keep], validation, np.array([h in seen for h in validation_hashes], bool))
 
 
+def _hashes(faces: FaceSet, rows: NDArray[np.int64]) -> list[str]:
+    """A hash of each image's pixels.
+
+    Raises:
+        InputError: images cannot be read; names some and says how many there are, so that one pass finds them all.
+    """
+    found, problems = [], []
+    for row in rows:
+        try:
+            found += faces.pixel_hashes(np.array([row]))
+        except InputError as error:
+            problems.append(str(error))
+    if not problems:
+        return found
+    if len(problems) == 1:
+        raise InputError(f"{problems[0]}; replace it, or take it out of the data set")
+    shown = "; ".join(problems[:_SHOWN]) + ("; ..." if len(problems) > _SHOWN else "")
+    raise InputError(f"{len(problems)} images cannot be read: {shown}; replace them, or take them out of the data set")
+
+
 def twins_in_training(faces: FaceSet, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each of these rows has a pixel-equal twin among the rows of the split "train"."""
-    seen = set(faces.pixel_hashes(faces.indices("train")))
-    return np.array([h in seen for h in faces.pixel_hashes(rows)], bool)
+    """Whether each of these rows has a pixel-equal twin among the rows of the split "train".
+
+    An image that cannot be read has none: whoever needs it will say so.
+    """
+    seen = {_hash_if_readable(faces, row) for row in faces.indices("train")} - {None}
+    return np.array([_hash_if_readable(faces, row) in seen for row in rows], bool)
+
+
+def _hash_if_readable(faces: FaceSet, row: np.int64) -> str | None:
+    try:
+        return faces.pixel_hashes(np.array([row]))[0]
+    except InputError:
+        return None
 
 
 def fold_of(faces: FaceSet, folds: int, *, seed: int = 0) -> NDArray[np.int64]:

@@ -41,7 +41,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from poster_edge.errors import UsageError
+from poster_edge.errors import UnavailableError
 from poster_edge.kernels import dispatch
 from poster_edge.models.base_config import ModelConfig
 from poster_edge.models.cf_dan_config import CfDanConfig
@@ -83,7 +83,7 @@ def explain(network: Network, x: Tensor, *, classes: Tensor | None = None) -> Re
         classes: (B,) index of the class to explain for each face; None: the most probable one.
 
     Raises:
-        UsageError: another network; says why the method does not apply.
+        UnavailableError: another network; says why the method does not apply.
     """
     config = check_explainable(network)
     pyramid: Any = network.pyramid_fuse
@@ -110,10 +110,10 @@ def check_explainable(network: Network) -> PosterConfig:
     """The configuration of a network to which the method applies.
 
     Raises:
-        UsageError: it does not; says why.
+        UnavailableError: it does not; says why.
     """
     if not isinstance(network.config, PosterConfig):
-        raise UsageError(
+        raise UnavailableError(
             f"{network.config.variant} cannot be explained by its attention: {_REFUSED[type(network.config)]}"
         )
     return network.config

@@ -46,7 +46,7 @@ def random_affine(count: int, settings: Augmentation, generator: torch.Generator
     angle = _uniform(count, math.radians(settings.rotate_deg), generator)
     zoom = torch.exp(_uniform(count, math.log1p(settings.scale), generator))
     shift = torch.stack([_uniform(count, 2 * settings.shift, generator) for _ in range(2)], dim=1)
-    flip = _rand(count, generator=generator) < 0.5
+    flip = _rand(count, generator=generator) < settings.flip
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     sign = torch.where(flip, -1.0, 1.0)
     # B x 4 -> B x 2 x 2

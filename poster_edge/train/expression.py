@@ -15,6 +15,7 @@ from poster_edge.train.loop import Device, Loop
 from poster_edge.train.losses import as_one, expression_loss, loss_terms
 from poster_edge.train.mixing import mixed
 from poster_edge.train.normalise import Normalise
+from poster_edge.train.pictures import Pictures
 from poster_edge.train.recipe import AUGMENTATIONS
 from poster_edge.train.teachers import Teachers
 
@@ -22,7 +23,7 @@ from poster_edge.train.teachers import Teachers
 def train_epoch(
     loop: Loop,
     model: Network,
-    images: Tensor,
+    images: Tensor | Pictures,
     targets: Tensor,
     indices: Tensor,
     normalise: Normalise,
@@ -47,7 +48,7 @@ def train_epoch(
     def loss_of(pixels: Tensor, target: Tensor) -> Tensor:
         return expression_loss(loop.call(normalise(pixels)), target, weight)
 
-    for rows in loop.groups(indices, generator, pixels=images[0].numel(), labels=labels):
+    for rows in loop.groups(indices, generator, pixels=images.shape[1:].numel(), labels=labels):
         pixels, target = (loop.own(t) for t in _pictures(loop, images, targets, rows, normalise, generator))
         if teachers is not None:
             share = loop.recipe.teacher_weight
@@ -59,12 +60,17 @@ def train_epoch(
 
 
 def _pictures(
-    loop: Loop, images: Tensor, targets: Tensor, rows: Tensor, normalise: Normalise, generator: torch.Generator
+    loop: Loop,
+    images: Tensor | Pictures,
+    targets: Tensor,
+    rows: Tensor,
+    normalise: Normalise,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Augmented, perhaps mixed pictures (B, K, S, S) in 0..1 and their targets (B, C), on the training device."""
     recipe = loop.recipe
     cooling = loop.progress.epoch >= recipe.epochs - recipe.cooldown
-    augmentation = AUGMENTATIONS["standard"] if cooling else recipe.augmentation
+    augmentation = recipe.augmentation.at_most(AUGMENTATIONS["standard"]) if cooling else recipe.augmentation
     matrices, _ = random_affine(len(rows), augmentation, generator)
     pixels = warp(loop.take(images, rows) / 255, matrices)
     pixels = appearance(pixels, augmentation, generator, mean=normalise.mean[: images.shape[1]])
@@ -74,10 +80,10 @@ def _pictures(
 
 @torch.no_grad()
 def predict(
-    model: Network, images: Tensor, normalise: Callable[[Tensor], Tensor], device: Device
+    model: Network, images: Tensor | Pictures, rows: Tensor, normalise: Callable[[Tensor], Tensor], device: Device
 ) -> NDArray[np.float32]:
-    """Logits (N, C) in float32 for images (N, K, S, S) uint8."""
+    """Logits (B, C) in float32 for the rows (B,) of images (N, K, S, S) uint8."""
     model.eval()
-    pieces = torch.split(images, 1024 if device.is_cuda else 256)
-    out = [model(normalise(piece.to(device.name) / 255)).float() for piece in pieces]
+    pieces = torch.split(rows, 1024 if device.is_cuda else 256)
+    out = [model(normalise(images[p.to(images.device)].to(device.name) / 255)).float() for p in pieces]
     return torch.cat(out).cpu().numpy()

@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from poster_edge.data.faces import FaceSet
+from poster_edge.data.faces import FaceSet, read_npz
 from poster_edge.errors import InputError
 from poster_edge.models.backbones import LANDMARKS
 from poster_edge.models.network import LandmarkNetwork
 from poster_edge.train.augment import appearance, random_affine, warp, warp_points
 from poster_edge.train.loop import Device, Loop
+from poster_edge.train.pictures import Pictures
 
 #: Trust a face's points when the annotating model saw a face and its two passes agree.
 MIN_PRESENCE = 0.5
@@ -39,6 +40,20 @@ class LandmarkSet:
     points: NDArray[np.float32]
     trusted: NDArray[np.bool_]
 
+    def trusted_among(self, rows: NDArray[np.int64]) -> Tensor:
+        """Those of these row numbers whose points are trusted.
+
+        Raises:
+            InputError: there are none.
+        """
+        found = rows[self.trusted[rows]]
+        if not len(found):
+            raise InputError(
+                f"not one of {len(rows)} faces of a split has landmarks to trust (presence {MIN_PRESENCE:g} or more, "
+                f"self_incons below {MAX_INCONSISTENCY:g}): leave out --landmarks"
+            )
+        return torch.from_numpy(found)
+
 
 def load_landmarks(path: Path, faces: FaceSet) -> LandmarkSet:
     """Read landmarks that belong, row by row, to ``faces``.
@@ -46,18 +61,22 @@ def load_landmarks(path: Path, faces: FaceSet) -> LandmarkSet:
     Raises:
         InputError: unreadable, misshapen, or made for another data set.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            points = arrays["landmarks"].astype(np.float32)
-            labels = arrays["labels"] if "labels" in arrays.files else None
-            presence = arrays["presence"].astype(np.float32)
-            inconsistency = arrays["self_incons"].astype(np.float32)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a readable landmark file ({error})") from error
-    if points.shape != (len(faces), LANDMARKS, 2):
-        raise InputError(f"{path}: landmarks of shape {points.shape} do not fit the {len(faces)} faces of {faces.name}")
+    entries = read_npz(path)
+    if missing := [n for n in ("landmarks", "presence", "self_incons") if n not in entries]:
+        raise InputError(f"{path}: no landmark file, entries missing: {', '.join(missing)}")
+    points, labels = entries["landmarks"], entries.get("labels")
+    sure = [entries[n] for n in ("presence", "self_incons")]
+    if points.shape != (len(faces), LANDMARKS, 2) or any(v.shape != (len(faces),) for v in sure):
+        raise InputError(
+            f"{path}: landmarks of shape {points.shape}, presence {sure[0].shape} and self_incons {sure[1].shape} do "
+            f"not fit the {len(faces)} faces of {faces.name}"
+        )
     if labels is not None and not np.array_equal(labels, faces.labels):
         raise InputError(f"{path}: its rows are not those of {faces.name} (labels differ)")
+    try:
+        points, presence, inconsistency = (v.astype(np.float32) for v in (points, *sure))
+    except ValueError as error:
+        raise InputError(f"{path}: landmarks must be numbers ({error})") from error
     trusted = (presence >= MIN_PRESENCE) & (inconsistency < MAX_INCONSISTENCY) & np.isfinite(points).all(axis=(1, 2))
     return LandmarkSet(points, trusted)
 
@@ -72,7 +91,7 @@ def point_error(predicted: Tensor, target: Tensor) -> Tensor:
 def train_epoch(
     loop: Loop,
     network: LandmarkNetwork,
-    images: Tensor,
+    images: Tensor | Pictures,
     landmarks: Tensor,
     indices: Tensor,
     normalise: Callable[[Tensor], Tensor],
@@ -92,7 +111,7 @@ def train_epoch(
         span = (target.amax(dim=1) - target.amin(dim=1)).prod(dim=1).clamp(min=1e-2).sqrt()
         return ((predicted - target).abs().mean(dim=(1, 2)) / span).mean()
 
-    for rows in loop.groups(indices, generator, pixels=images[0].numel()):
+    for rows in loop.groups(indices, generator, pixels=images.shape[1:].numel()):
         matrices, flip = random_affine(len(rows), loop.recipe.augmentation, generator)
         pixels = warp(loop.take(images, rows).float() / 255, matrices)
         pixels = appearance(pixels, loop.recipe.augmentation, generator)

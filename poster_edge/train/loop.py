@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from poster_edge.train.sampling import epoch_order
 from poster_edge.train.state import load_state, restore_optimizer, save_state
 from poster_edge.train.step_graph import StepGraph
 from poster_edge.train.team import Team
+
+if TYPE_CHECKING:
+    from poster_edge.train.pictures import Pictures
 
 _NOT_DECAYED = ("pos_embed", "cls_token")
 #: Pixels that are prepared at once on a GPU, where many small launches take longer than the work itself.
@@ -53,6 +56,11 @@ class Device:
     def is_cuda(self) -> bool:
         """Whether this is a GPU."""
         return self.name.startswith("cuda")
+
+    @property
+    def arithmetic(self) -> str:
+        """What records call the precision: "bf16" or "fp32"."""
+        return "bf16" if self.autocast else "fp32"
 
     def precision(self) -> AbstractContextManager[Any]:
         """Context in which the forward pass runs."""
@@ -186,7 +194,7 @@ class Loop:
         size = self.batch * (max(1, _GROUP_PIXELS // (self.batch * pixels)) if self.device.is_cuda else 1)
         yield from torch.split(order[: len(order) // self.batch * self.batch], size)
 
-    def take(self, table: Tensor, rows: Tensor) -> Tensor:
+    def take(self, table: Tensor | Pictures, rows: Tensor) -> Tensor:
         """Rows of a table, on the training device wherever the table lies."""
         return table[rows.to(table.device)].to(self.device.name)
 

@@ -6,7 +6,7 @@ What is not said on the command line comes from a file (:mod:`poster_edge.train.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from poster_edge.errors import UsageError
 from poster_edge.models.base_config import ModelConfig
@@ -22,6 +22,7 @@ class Augmentation:
     """Random changes of a training image.
 
     Attributes:
+        flip: probability of mirroring.
         rotate_deg: largest rotation either way.
         scale: largest relative zoom either way (0.2: 0.8 to 1.25).
         shift: largest shift either way, as a fraction of the side.
@@ -37,6 +38,7 @@ class Augmentation:
         erase_inside: the whole rectangle lies in the image, not only its centre.
     """
 
+    flip: float = option(0.5, low=0, high=1)
     rotate_deg: float = option(10.0, low=0, high=180)
     scale: float = option(0.12, low=0)
     shift: float = option(0.06, low=0, high=1)
@@ -57,9 +59,19 @@ class Augmentation:
         if not 0 < low <= high <= 1:
             raise UsageError(f"erase_area is {low:g} to {high:g}, expected two rising fractions above 0, at most 1")
 
+    def at_most(self, other: Augmentation) -> Augmentation:
+        """The same, nothing in it stronger or more frequent than in ``other``."""
+        return replace(self, **{name: min(getattr(self, name), getattr(other, name)) for name in _STRENGTHS})
 
-#: "standard" learns fast; "strong" holds off overfitting in long runs and in second rounds (``--init``).
+
+#: Fields of :class:`Augmentation` that say how much or how often; at 0 an image stays as it is.
+_STRENGTHS = ("flip", "rotate_deg", "scale", "shift", "contrast", "brightness", "noise", "erase")
+
+
+#: "standard" learns fast; "strong" holds off overfitting in long runs and in second rounds (``--init``); "none"
+#: shows every image as it is, which overfits soon.
 AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": Augmentation(flip=0.0, rotate_deg=0.0, scale=0.0, shift=0.0, contrast=0.0, brightness=0.0, erase=0.0),
     "standard": Augmentation(),
     "strong": Augmentation(rotate_deg=15.0, scale=0.2, shift=0.08, contrast=0.3, brightness=0.15, erase=0.4),
 }

@@ -53,7 +53,9 @@ def resumed_settings(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     # Options that are newer than the run were what their defaults are now.
     for part in ("recipe", "landmark_recipe"):
         if part in began:
-            began[part] = {**_plain(Recipe()), **began[part]}
+            defaults = _plain(Recipe())
+            augmentation = {**defaults["augmentation"], **began[part].get("augmentation", {})}
+            began[part] = {**defaults, **began[part], "augmentation": augmentation}
     old, new = began["recipe"].pop("epochs"), wanted["recipe"]["epochs"]
     rest = {k: v for k, v in wanted["recipe"].items() if k != "epochs"}
     if differ := _differences(began, {**wanted, "recipe": rest}):

@@ -31,6 +31,7 @@ from poster_edge.train.loop import Device, Loop
 from poster_edge.train.losses import as_one, loss_terms
 from poster_edge.train.metrics import evaluate
 from poster_edge.train.normalise import Normalise
+from poster_edge.train.pictures import Pictures
 from poster_edge.train.prepare import network_config, preprocess_for, resident
 from poster_edge.train.recipe import LANDMARK_RECIPE, Recipe
 from poster_edge.train.records import metric_row, resumed_settings, write_rows
@@ -61,10 +62,11 @@ class TrainingRun:
             ``recipe.teacher_weight``.
         fold: (number, of how many) to validate on, 1 the first; None: the data set's split, or a tenth of it.
         team: the processes that train together.
+        images: where images are kept, one of :data:`poster_edge.train.pictures.KINDS`.
 
     Raises:
         UsageError: a file of ``weights`` or a teacher is of another model or other classes, there are points but
-            the network has no landmark stream or one that is trained, or there is no such fold.
+            the network has no landmark stream or one that is trained, there is no such fold, or images do not fit.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class TrainingRun:
         teachers: Sequence[Path] = (),
         fold: tuple[int, int] | None = None,
         team: Team | None = None,
+        images: str = "auto",
     ) -> None:
         self.folder, self.faces, self.points = folder, faces, points
         self.recipe, self.device, self.reporter = recipe, device, reporter
@@ -97,8 +100,9 @@ class TrainingRun:
         self.preprocess = preprocess_for(faces, self.config.input_size, recipe)
         self.split = self._split()
         self.normalise = Normalise(self.preprocess, device.name)
-        squares = faces.squares(np.arange(len(faces)), self.config.input_size, self.preprocess.colour)
-        self.images = resident(torch.from_numpy(squares), device)
+        rows, side = np.concatenate([self.split.train, self.split.validation]), self.config.input_size
+        colour, beside = self.preprocess.colour, self.team.beside
+        self.images = Pictures(faces, rows, side, colour, device, kind=images, sharers=beside)
         self.labels = torch.from_numpy(faces.labels)
 
     def _network(self) -> Network:
@@ -162,7 +166,7 @@ class TrainingRun:
             "landmarks": self.points is not None,
             **({"landmark_recipe": asdict(self.landmark_recipe)} if self.landmark_stream is not None else {}),
             "recipe": asdict(self.recipe),
-            "precision": "bf16" if self.device.autocast else "fp32",
+            "precision": self.device.arithmetic,
         }
 
     def _targets(self, train: Tensor) -> Tensor:
@@ -196,9 +200,7 @@ class TrainingRun:
             return {}
         loop = self._loop(network, self.landmark_recipe, "landmarks")
         points = torch.from_numpy(self.points.points)
-        trusted = self.points.trusted
-        train = torch.from_numpy(self.split.train[trusted[self.split.train]])
-        held = torch.from_numpy(self.split.validation[trusted[self.split.validation]])
+        train, held = (self.points.trusted_among(rows) for rows in (self.split.train, self.split.validation))
         network.start_at(points[train])
         faces = loop.take(self.images, held)
         state = self._take_up(loop, "landmarks", len(train))
@@ -272,8 +274,7 @@ class TrainingRun:
     def _logits(self, network: Network, rows: Tensor) -> NDArray[np.float32]:
         """Logits of these rows, of which each process computes a part."""
         own = rows.tensor_split(self.team.size)[self.team.rank]
-        images = self.images[own.to(self.images.device)]
-        logits = expression.predict(network, images, self.normalise, self.device)
+        logits = expression.predict(network, self.images, own, self.normalise, self.device)
         return self.team.gather(torch.from_numpy(logits)).numpy()
 
     def finish(self, fit_temperature: TemperatureFit, landmark_errors: dict[str, float]) -> dict[str, Any]:
@@ -287,14 +288,14 @@ class TrainingRun:
         model, _ = load_model(best)
         model = self.device.place(model)
         held, labels = self.split.validation, self.faces.labels[self.split.validation]
-        rows = torch.from_numpy(held).to(self.images.device)
-        logits = expression.predict(model, self.images[rows], self.normalise, self.device)
+        logits = expression.predict(model, self.images, torch.from_numpy(held), self.normalise, self.device)
         temperature = fit_temperature(logits, labels)
         whole = evaluate(logits, labels, self.faces.classes, temperature=temperature)
         alone = ~self.split.twins
         state = load_state(self.folder / "last.safetensors")
         summary = {
             **self.describe(),
+            "without_label": self.faces.left_out,
             "schedule_changes": self.schedule_changes,
             "epochs_done": state["epoch"],
             "epoch": state["best"]["epoch"],

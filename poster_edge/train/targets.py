@@ -15,6 +15,7 @@ from torch import Tensor
 
 from poster_edge.models.network import Network
 from poster_edge.train.loop import Device
+from poster_edge.train.pictures import Pictures
 
 
 def smoothed(labels: Tensor, num_classes: int, smoothing: float, *, soft: Tensor | None = None) -> Tensor:
@@ -29,7 +30,7 @@ def smoothed(labels: Tensor, num_classes: int, smoothing: float, *, soft: Tensor
 @torch.no_grad()
 def opinions(
     teacher: Network,
-    images: Tensor,
+    images: Tensor | Pictures,
     rows: Tensor,
     normalise: Callable[[Tensor], Tensor],
     device: Device,

@@ -31,11 +31,13 @@ class Team:
         rank: its number, from 0; the first one writes all files.
         size: how many there are on all machines.
         local: its number on its machine, which is its GPU's.
+        beside: how many there are on its machine.
     """
 
     rank: int = 0
     size: int = 1
     local: int = 0
+    beside: int = 1
 
     @property
     def leads(self) -> bool:
@@ -95,12 +97,14 @@ def started() -> Team:
     given = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     if not given:
         return Team()
-    if len(given) < len(_VARIABLES) or not all(v.isdigit() for v in given.values()):
+    # Launchers other than torchrun leave it out.
+    given |= {"LOCAL_WORLD_SIZE": os.environ.get("LOCAL_WORLD_SIZE", "1")}
+    if len(given) <= len(_VARIABLES) or not all(v.isdigit() for v in given.values()):
         raise UsageError(
             f"the environment has {', '.join(f'{k}={v}' for k, v in given.items())}: expected whole numbers in all of "
             f"{', '.join(_VARIABLES)}, as torchrun sets them, or none of them"
         )
-    return Team(*(int(given[name]) for name in _VARIABLES))
+    return Team(*(int(given[name]) for name in (*_VARIABLES, "LOCAL_WORLD_SIZE")))
 
 
 @contextmanager

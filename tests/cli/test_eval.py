@@ -66,6 +66,43 @@ def test_subsets_size_and_json(folders: Path, tiny_bundle: Path, tmp_path: Path)
     assert found["per_class"]["happy"]["images"] == 6
 
 
+def test_what_cannot_be_read_is_named_and_the_rest_is_measured(tmp_path: Path, tiny_bundle: Path) -> None:
+    """A training image, which is only looked at for twins, and a whole batch of test images."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 3), ("test", 5)):
+        for name in CLASSES[:2]:
+            (tmp_path / "d" / part / name).mkdir(parents=True)
+            for i in range(count):
+                face = rng.integers(0, 255, (48, 48), dtype=np.uint8)
+                cv2.imwrite(str(tmp_path / "d" / part / name / f"{i}.png"), face)
+    report = tmp_path / "r.json"
+    line = ["--model", str(tiny_bundle), "--data", str(tmp_path / "d"), "--batch", "2", "--json", str(report)]
+    (tmp_path / "d" / "train" / "sad" / "1.png").write_bytes(b"torn")
+    run(*line)
+    assert json.loads(report.read_text())["count"] == 10
+    for i in (0, 1):
+        (tmp_path / "d" / "test" / "happy" / f"{i}.png").write_bytes(b"torn")
+    with pytest.raises(InputError, match="2 of 10 images could not be read"):
+        run(*line)
+    found = json.loads(report.read_text())
+    assert (found["count"], found["unreadable"]) == (8, 2)
+    for file in (tmp_path / "d" / "test").glob("*/*.png"):
+        file.write_bytes(b"torn")
+    with pytest.raises(InputError, match="not one of 10 images could be read"):
+        run(*line)
+
+
+def test_rows_without_a_label_that_counts_are_told(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "val" / "0").mkdir(parents=True)
+    (tmp_path / "val" / "7").mkdir()
+    for code in (0, 7):
+        cv2.imwrite(str(tmp_path / "val" / str(code) / "a.png"), np.full((48, 48), 30 * code, np.uint8))
+    run("--model", str(tiny_bundle), "--data", str(tmp_path), "--dataset", "affectnet7")
+    assert "no label that counts" in capsys.readouterr().out
+
+
 def test_features_are_drawn_from_the_bundles_weights(folders: Path, tmp_path: Path) -> None:
     picture, report = tmp_path / "t.png", tmp_path / "r.json"
     run("--data", str(folders), "--tsne", str(picture), "--json", str(report))

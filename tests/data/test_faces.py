@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,13 @@ def test_plain_arrays_and_folders_agree(tmp_path: Path) -> None:
         ({"offsets": np.array([0, 5])}, "'offsets' does not fit"),
         ({"offsets": None}, "entries missing: offsets"),
         ({"split": np.array([0, 5, 1], np.uint8)}, "'split' does not fit"),
+        ({"split": np.array([0, -1, 1])}, "'split' does not fit"),
+        ({"split": np.array([0.0, 1.0, 1.0])}, "'split' does not fit"),
+        ({"offsets": np.array([-5, 0, 5, 9])}, "'offsets' does not fit"),
+        ({"labels": np.array(["angry", "sad", "happy"])}, "'labels' must be whole numbers"),
+        ({"labels": np.array([0.0, np.nan, 1.0])}, "'labels' must be whole numbers"),
     ],
-    ids=["label", "offsets", "missing", "split"],
+    ids=["label", "offsets", "missing", "split", "split below 0", "split of floats", "offset", "words", "nan"],
 )
 def test_inconsistent_packed_files(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = packed(tmp_path / "d.npz", [gray(1), gray(2), gray(3)], [0, 1, 2], [0, 0, 1], **changes)
@@ -78,6 +84,30 @@ def test_labels_without_names_beyond_the_convention(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.array([0, 7]))
     with pytest.raises(InputError, match="no 'classes' entry"):
         load_faces(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["train/happy", "train/sad", "val/happy", "val/sad", "valid/happy"], "valid and val are the same split twice"),
+        (["train/happy", "val/happy", "val/sad"], "train has no folder of sad, which another split of it has"),
+        (["happy", "sad", "empty/"], "empty has no image in it"),
+    ],
+    ids=["two", "lost", "empty"],
+)
+def test_class_folders_that_lack_something(tmp_path: Path, folders: list[str], message: str) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        if not folder.endswith("/"):
+            assert cv2.imwrite(str(tmp_path / folder / "a.png"), gray(len(folder)))
+    with pytest.raises(InputError, match=message):
+        load_faces(tmp_path)
+
+
+def test_classes_nothing_is_learned_from(tmp_path: Path) -> None:
+    faces = load_faces(packed(tmp_path / "d.npz", [gray(1), gray(2), gray(3)], [0, 2, 1], [0, 0, 1]))
+    assert split_faces(faces).unseen(faces) == ["disgust", "happy", "neutral", "sad", "surprise"]
+    assert split_faces(faces).unseen(replace(faces, classes=faces.classes[:3])) == ["disgust"]
 
 
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:

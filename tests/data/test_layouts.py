@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,26 @@ class TestRafDb:
     @pytest.mark.parametrize(
         ("damage", "message"),
         [
+            (lambda r: shutil.rmtree(r / "test" / "3"), r"test/3 is missing or holds no image"),
+            (lambda r: next((r / "train" / "3").iterdir()).unlink(), r"train/3 is missing or holds no image"),
+            (lambda r: shutil.rmtree(r / "test"), r"test is missing; RAF-DB comes with train and test"),
+            (lambda r: (r / "train" / "8").mkdir(), r"train/8: the code 8 is outside 1\.\.7"),
+        ],
+        ids=["no folder", "empty folder", "no part", "code"],
+    )
+    def test_damage_of_the_layout_found_in_practice(
+        self, tmp_path: Path, damage: Callable[[Path], object], message: str
+    ) -> None:
+        for part in ("train", "test"):
+            for code in range(1, 8):
+                picture(tmp_path / part / str(code) / f"{code}.jpg", code)
+        damage(tmp_path)
+        with pytest.raises(InputError, match=message):
+            load_faces(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("damage", "message"),
+        [
             (lambda r: (r / "EmoLabel" / "list_patition_label.txt").unlink(), "cannot be read"),
             (
                 lambda r: next((r / "Image" / "aligned").glob("train_00002*")).unlink(),
@@ -93,6 +114,15 @@ class TestRafDb:
         file.write_bytes(b"\xff\xd8 torn")
         with pytest.raises(InputError, match=r"train_00001_aligned\.jpg: not a readable image"):
             load_faces(tmp_path).read(0)
+
+    def test_one_pass_finds_all_unreadable_images(self, tmp_path: Path) -> None:
+        files = sorted((rafdb(tmp_path) / "Image" / "aligned").glob("train_*"))
+        files[0].write_bytes(b"\xff\xd8 torn")
+        with pytest.raises(InputError, match=r"train_00001_aligned\.jpg: not a readable image; replace it"):
+            split_faces(load_faces(tmp_path))
+        files[2].write_bytes(b"")
+        with pytest.raises(InputError, match=r"2 images cannot be read: .*00001.*; .*00003.*; replace them"):
+            split_faces(load_faces(tmp_path))
 
     def test_validation_is_never_drawn_from_the_test_images(self, tmp_path: Path) -> None:
         lines = [f"train_{i:05}.jpg {1 + i % 2}" for i in range(20)] + [f"test_{i:04}.jpg 1" for i in range(20)]
@@ -241,6 +271,8 @@ class TestFerPlus:
         assert len(load_faces(tmp_path, dataset="ferplus7", targets="probability").classes) == 7
         with pytest.raises(UsageError, match="expected majority, probability, multi-label"):
             load_faces(tmp_path, targets="average")
+        with pytest.raises(UsageError, match=r"'probability' come from votes, which FERPlus has and .* has not"):
+            load_faces(tmp_path / "fer2013.csv", targets="probability")
 
     def test_images_from_folders(self, tmp_path: Path) -> None:
         self.folder(tmp_path)
@@ -322,6 +354,33 @@ class TestAffectNet:
         assert len(load_faces(tmp_path, dataset="affectnet7")) == 14
         with pytest.raises(UsageError, match="layout of affectnet8 or affectnet7, not of rafdb"):
             load_faces(tmp_path, dataset="rafdb")
+        shutil.rmtree(tmp_path / "train" / "0")
+        with pytest.raises(InputError, match=r"train/0 is missing or holds no image"):
+            load_faces(tmp_path)
+        picture(tmp_path / "train" / "0" / "x.jpg", 0)
+        for part in ("train", "val"):
+            picture(tmp_path / part / "11" / "x.jpg", 0)
+        with pytest.raises(InputError, match=r"train/11: 11 is outside 0\.\.10"):
+            load_faces(tmp_path)
+
+    def test_seven_classes_where_there_is_no_contempt(self, tmp_path: Path) -> None:
+        for part in ("train", "val"):
+            for code in range(7):
+                picture(tmp_path / part / str(code) / "x.jpg", code)
+        assert load_faces(tmp_path).dataset == "affectnet7"
+        assert len(load_faces(tmp_path, dataset="affectnet8").classes) == 8
+
+    def test_without_training_images_nothing_is_drawn_from_the_validation_split(self, tmp_path: Path) -> None:
+        (self.tables(tmp_path) / "training.csv").unlink()
+        faces = load_faces(tmp_path)
+        assert faces.roles.tolist() == ["validation"]
+        with pytest.raises(InputError, match="its training images are missing, there are only those of: validation"):
+            split_faces(faces)
+
+    def test_a_missing_folder_of_images_is_named(self, tmp_path: Path) -> None:
+        shutil.rmtree(self.tables(tmp_path) / "Manually_Annotated_Images")
+        with pytest.raises(InputError, match=r"4 of 4 listed images .*/Manually_Annotated_Images/"):
+            load_faces(tmp_path)
 
     @pytest.mark.parametrize(
         ("old", "new", "message"),
@@ -433,13 +492,14 @@ class TestCkPlus:
 
 
 def test_folders_of_splits(tmp_path: Path) -> None:
-    """FER2013 as people unpack it: train/angry/…, test/angry/…; a class may be absent from one of them."""
-    for part, name, value in (("train", "Anger", 1), ("train", "happy", 2), ("test", "happy", 3), ("test", "sad", 4)):
+    """FER2013 as people unpack it: train/angry/…, test/angry/…; a class may be absent from the test images."""
+    parts = (("train", "Anger", 1), ("train", "happy", 2), ("train", "sad", 3), ("test", "sad", 4))
+    for part, name, value in parts:
         picture(tmp_path / part / name / "a.png", value)
     faces = load_faces(tmp_path)
     assert faces.classes == ("angry", "happy", "sad")
-    assert names(tmp_path) == ["angry", "happy", "happy", "sad"]
-    assert faces.roles.tolist() == ["train", "train", "test", "test"]
+    assert names(tmp_path) == ["angry", "happy", "sad", "sad"]
+    assert faces.roles.tolist() == ["train", "train", "train", "test"]
     assert [int(faces.read(i)[5, 5, 0]) for i in range(4)] == [1, 2, 3, 4]
 
 

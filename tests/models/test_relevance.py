@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from poster_edge.errors import UsageError
+from poster_edge.errors import UnavailableError
 from poster_edge.models import relevance
 from poster_edge.models.build import build_network
 from poster_edge.models.config import model_config
@@ -189,5 +189,5 @@ def test_a_published_network_has_a_finer_map_of_the_image() -> None:
 
 @pytest.mark.parametrize(("name", "reason"), [("fer-vt-nano", "a whole map"), ("cf-dan-nano", "between channels")])
 def test_other_networks_are_refused_by_name(name: str, reason: str) -> None:
-    with pytest.raises(UsageError, match=f"{name} cannot be explained.*{reason}"):
+    with pytest.raises(UnavailableError, match=f"{name} cannot be explained.*{reason}"):
         explain(build_network(model_config(name)).eval(), images(1))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from poster_edge.train.augment import MIRROR, appearance, random_affine, warp, warp_points
-from poster_edge.train.recipe import Augmentation, Recipe, learning_rate
+from poster_edge.train.recipe import AUGMENTATIONS, Augmentation, Recipe, learning_rate
 from poster_edge.train.recipe_file import load_recipe
 
 
@@ -42,6 +42,22 @@ def test_points_follow_the_image() -> None:
     # The mirrored face's point i is the original's point MIRROR[i].
     expected = torch.where(flip[:, None, None], moved[:, list(MIRROR)], moved)
     assert torch.allclose(warp_points(points, matrices, flip), expected, atol=0.01)
+
+
+def test_none_leaves_images_as_they_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 1, 48, 48, generator=generator)
+    matrices, flip = random_affine(8, AUGMENTATIONS["none"], generator)
+    assert not flip.any()
+    assert torch.allclose(appearance(warp(images, matrices), AUGMENTATIONS["none"], generator), images, atol=1e-5)
+
+
+def test_a_cool_down_never_makes_augmentation_stronger() -> None:
+    standard = AUGMENTATIONS["standard"]
+    assert AUGMENTATIONS["strong"].at_most(standard) == standard
+    assert AUGMENTATIONS["none"].at_most(standard) == AUGMENTATIONS["none"]
+    own = Augmentation(rotate_deg=3, erase=0.9, erase_fill="mean")
+    assert own.at_most(standard) == replace(standard, rotate_deg=3, erase_fill="mean")
 
 
 def test_mirror_is_its_own_inverse() -> None:

@@ -92,6 +92,32 @@ def test_what_a_network_lacks_is_said(tmp_path: Path, data: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
+TAUGHT = 'about = "taught"\nmodel = "cf-dan-nano"\n[train]\nepochs = 1\nwarmup = 0\nteacher_weight = 0.7\n'
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "share"),
+    [(TAUGHT, [], 0.7), (TAUGHT, ["--teacher-weight", "0.2"], 0.2), (TAUGHT.replace("0.7", "0.0"), [], 0.3)],
+    ids=["of the recipe", "of the option", "of neither"],
+)
+def test_the_teachers_share(tmp_path: Path, data: Path, recipe: str, options: list[str], share: float) -> None:
+    (tmp_path / "r.toml").write_text(recipe)
+    assert train(tmp_path / "t", data, "--model", "cf-dan-nano", "--epochs", "1").exit_code == 0
+    more = ["--recipe", str(tmp_path / "r.toml"), "--teacher", str(tmp_path / "t" / "best.safetensors"), *options]
+    assert train(tmp_path / "r", data, *more).exit_code == 0
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["recipe"]["teacher_weight"] == share
+
+
+def test_a_share_without_teachers_and_teachers_without_a_share(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "r.toml").write_text(TAUGHT)
+    with pytest.raises(UsageError, match=r"share of the targets is 0\.7, but there is none: pass --teacher FILE"):
+        train(tmp_path / "r", data, "--recipe", str(tmp_path / "r.toml"))
+    with pytest.raises(UsageError, match=r"share of the targets is 0\.4, but"):
+        train(tmp_path / "r", data, "--teacher-weight", "0.4")
+    with pytest.raises(UsageError, match="asked for nothing; leave --teacher out"):
+        train(tmp_path / "r", data, "--teacher", "t.safetensors", "--teacher-weight", "0")
+
+
 def test_learning_rates_of_the_official_schedule() -> None:
     recipe = replace(load_recipe("poster-rafdb-official").recipe, epochs=300)
     assert learning_rate(recipe, 215.5) == pytest.approx(4e-5 * 0.98**215)

@@ -254,7 +254,7 @@ def test_a_network_without_landmarks_learns_and_refuses_them(tmp_path: Path, fac
     assert run.train_landmarks() == {}
     assert run.train_expression()
     summary = run.finish(fit_temperature, {})
-    assert summary["recipe"]["optimizer"] == "adam"
+    assert summary["recipe"]["optimizer"] == "adamw"
     assert "landmark_recipe" not in summary
     assert load_model(tmp_path / "r" / "best.safetensors")[0].config.variant == "fer-vt-nano"
     with pytest.raises(UsageError, match="fer-vt-nano has no landmark stream: it trains without --landmarks"):
@@ -277,6 +277,7 @@ def test_a_run_of_before_an_option_existed_goes_on(tmp_path: Path, faces: FaceSe
     for part in ("recipe", "landmark_recipe"):
         for option in ("optimizer", "schedule", "patience", "factor"):
             del began[part][option]
+        del began[part]["augmentation"]["flip"]
     config.write_text(json.dumps(began))
     start(tmp_path / "r", faces, epochs=2, resume=True)
     assert json.loads(config.read_text())["recipe"]["schedule"] == "cosine"
@@ -391,9 +392,11 @@ def test_exploding_loss_stops_the_run(tmp_path: Path, faces: FaceSet) -> None:
     [
         ({"landmarks": np.zeros((3, 68, 2), np.float16)}, "do not fit"),
         ({"labels": np.ones(48, np.uint8)}, "labels differ"),
-        ({"presence": None}, "not a readable landmark file"),
+        ({"presence": None}, "no landmark file, entries missing: presence"),
+        ({"presence": np.ones(47)}, "do not fit"),
+        ({"presence": np.array(["1"] * 47 + ["yes"])}, "must be numbers"),
     ],
-    ids=["rows", "labels", "missing"],
+    ids=["rows", "labels", "missing", "one row less", "words"],
 )
 def test_landmarks_of_other_faces(tmp_path: Path, faces: FaceSet, changes: dict, message: str) -> None:
     entries = {
@@ -406,3 +409,26 @@ def test_landmarks_of_other_faces(tmp_path: Path, faces: FaceSet, changes: dict,
     np.savez(tmp_path / "p.npz", **{k: v for k, v in entries.items() if v is not None})
     with pytest.raises(InputError, match=message):
         load_landmarks(tmp_path / "p.npz", faces)
+
+
+@pytest.mark.parametrize("damage", ["absent", "empty", "no zip", "cut", "array"])
+def test_damaged_landmark_files(tmp_path: Path, faces: FaceSet, damage: str) -> None:
+    path = tmp_path / "p.npz"
+    np.savez(path, landmarks=np.zeros((48, 68, 2), np.float16))
+    data = path.read_bytes()
+    if damage == "array":
+        np.save(tmp_path / "p.npy", np.zeros(3))
+        path.write_bytes((tmp_path / "p.npy").read_bytes())
+    elif damage == "absent":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "no zip": b"PK text", "cut": data[: len(data) // 2]}[damage])
+    with pytest.raises(InputError, match=r"p\.npz: not a readable \.npz file"):
+        load_landmarks(path, faces)
+
+
+def test_landmarks_that_nobody_trusts(tmp_path: Path, faces: FaceSet) -> None:
+    run = start(tmp_path / "r", faces, epochs=1)
+    run.points = replace(points_for(faces), trusted=np.zeros(len(faces), bool))
+    with pytest.raises(InputError, match="not one of 44 faces of a split has landmarks to trust"):
+        run.train_landmarks()

@@ -22,7 +22,7 @@ class Layout:
     Attributes:
         fits: whether a path looks like it, by names alone.
         read: path, options -> faces.
-        datasets: label sets that it can be read as, the default first.
+        datasets: label sets that it can be read as.
     """
 
     fits: Callable[[Path], bool]
@@ -35,18 +35,18 @@ class Request:
     """How a data set is to be read.
 
     Attributes:
-        dataset: name of the label set.
+        dataset: name of the label set, or None for what the layout's default is.
         targets: of FERPlus: "majority", "probability" or "multi-label".
     """
 
-    dataset: str
+    dataset: str | None
     targets: str = "majority"
 
 
 #: Tried in this order.
 LAYOUTS: tuple[Layout, ...] = (
     Layout(rafdb.fits, lambda p, _: rafdb.read(p), ("rafdb",)),
-    Layout(ferplus.fits, lambda p, r: ferplus.read(p, r.dataset, r.targets), ("ferplus", "ferplus7")),
+    Layout(ferplus.fits, lambda p, r: ferplus.read(p, r.dataset or "ferplus", r.targets), ("ferplus", "ferplus7")),
     Layout(fer2013.fits, lambda p, _: fer2013.read(p), ("fer2013",)),
     Layout(affectnet.fits, lambda p, r: affectnet.read(p, r.dataset), ("affectnet8", "affectnet7")),
     Layout(ckplus.fits, lambda p, _: ckplus.read(p), ("ckplus",)),
@@ -70,4 +70,4 @@ def read_layout(path: Path, *, dataset: str | None = None, targets: str = "major
         return None
     if dataset is not None and dataset not in layout.datasets:
         raise UsageError(f"{path} has the layout of {' or '.join(layout.datasets)}, not of {dataset}")
-    return layout.read(path, Request(dataset or layout.datasets[0], targets))
+    return layout.read(path, Request(dataset, targets))

@@ -21,15 +21,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from poster_edge.data.faces import IMAGE_SUFFIXES, FaceSet
-from poster_edge.data.layouts.tables import face_set, integer, must_exist, read_image, rows
+from poster_edge.data.faces import FaceSet
+from poster_edge.data.layouts.tables import (
+    coded_folders,
+    face_set,
+    integer,
+    must_exist,
+    names_in,
+    read_image,
+    rows,
+)
 from poster_edge.errors import InputError
 from poster_edge.labels import LABEL_SETS
 
 _TABLES = {"training.csv": "train", "validation.csv": "validation"}
 _SETS = {"train_set": "train", "val_set": "validation"}
 _PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-_LAST_CODE = 10
+_CONTEMPT, _LAST_CODE = 7, 10
 _COLUMNS = ("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "expression")
 _IMAGES = ("Manually_Annotated_Images", "Manually_Annotated", "Manually_Annotated_compressed", "images", ".")
 
@@ -58,27 +66,26 @@ def _layout(path: Path) -> Callable[[Path], Iterator[Entry]] | None:
 
 
 def _numbered(path: Path) -> bool:
-    """Whether every part holds folders named by codes from 0 on, and nothing else."""
-    parts = [path / name for name in _PARTS if (path / name).is_dir()]
-    names = [{d.name for d in p.iterdir() if d.is_dir()} for p in parts]
-    codes = {str(i) for i in range(8)}
-    return bool(parts) and all("0" in n and n <= codes for n in names)
+    """Whether the parts hold folders named by codes from 0 on, and nothing else."""
+    names = set().union(*(names_in(path / name) for name in _PARTS))
+    return "0" in names and all(n.isdecimal() for n in names)
 
 
-def read(path: Path, dataset: str) -> FaceSet:
+def read(path: Path, dataset: str | None) -> FaceSet:
     """Faces of AffectNet.
 
     Args:
         path: its folder.
-        dataset: "affectnet8" or "affectnet7".
+        dataset: "affectnet8" or "affectnet7"; None: with contempt where it has any.
 
     Raises:
         InputError: a file is missing or a row is wrong; says which.
     """
     layout = _layout(path)
     assert layout is not None
-    classes = len(LABEL_SETS[dataset].classes)
     entries = list(layout(path))
+    dataset = dataset or ("affectnet8" if any(e.code == _CONTEMPT for e in entries) else "affectnet7")
+    classes = len(LABEL_SETS[dataset].classes)
     kept = [e for e in entries if e.code < classes]
     must_exist(path, [e.file for e in kept], "unpack AffectNet's archives again")
     labels, roles = [e.code for e in kept], [e.role for e in kept]
@@ -99,6 +106,8 @@ def _cut(entry: Entry) -> NDArray[np.uint8]:
 
 def _from_tables(path: Path) -> Iterator[Entry]:
     folders = [path / name for name in _IMAGES if (path / name).is_dir()]
+    # What a message names where nothing is found.
+    usual = folders[0] if len(folders) > 1 else path / _IMAGES[0]
     for name, role in _TABLES.items():
         table = path / name
         if not table.is_file():
@@ -112,7 +121,7 @@ def _from_tables(path: Path) -> Iterator[Entry]:
                 integer(row[f"face_{part}"], where, -100_000, 100_000) for part in ("x", "y", "width", "height")
             )
             code = integer(row["expression"], where, 0, _LAST_CODE)
-            file = next((f / relative for f in folders if (f / relative).is_file()), folders[0] / relative)
+            file = next((f / relative for f in folders if (f / relative).is_file()), usual / relative)
             yield Entry(file, code, role, (x, y, w, h))
 
 
@@ -137,15 +146,14 @@ def _code(file: Path) -> int:
     try:
         value = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file}: not a readable .npy file ({error})") from error
+        raise InputError(f"{file}: not a readable .npy file of one code; unpack AffectNet's archives again") from error
     if value.size != 1:
         raise InputError(f"{file}: expected one code, got {value.size} values")
     return integer(str(value.item()), str(file), 0, _LAST_CODE)
 
 
 def _from_folders(path: Path) -> Iterator[Entry]:
-    for name, role in _PARTS.items():
-        for folder in sorted((path / name).iterdir()) if (path / name).is_dir() else ():
-            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if file.suffix.lower() in IMAGE_SUFFIXES:
-                    yield Entry(file, int(folder.name), role)
+    for name, folders in coded_folders(path, list(_PARTS)).items():
+        for code, files in folders.items():
+            where = str(path / name / code)
+            yield from (Entry(file, integer(code, where, 0, _LAST_CODE), _PARTS[name]) for file in files)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from poster_edge.data.faces import IMAGE_SUFFIXES, FaceSet
-from poster_edge.data.layouts.tables import face_set, integer, must_exist, read_image
+from poster_edge.data.faces import FaceSet
+from poster_edge.data.layouts.tables import coded_folders, face_set, integer, must_exist, names_in, read_image
 from poster_edge.errors import InputError
 
 _LIST = Path("EmoLabel") / "list_patition_label.txt"
@@ -32,9 +32,12 @@ def _root(path: Path) -> Path | None:
 
 
 def _coded(root: Path) -> bool:
-    """Whether ``train`` and ``test`` hold folders 1 to 7, and no other ones (AffectNet's begin at 0)."""
-    parts = [root / name for name in _ROLES]
-    return all(p.is_dir() and {d.name for d in p.iterdir() if d.is_dir()} == _CODES for p in parts)
+    """Whether ``train`` or ``test`` hold folders of numbers, most of 1 to 7 among them (AffectNet's begin at 0)."""
+    names = set().union(*(names_in(root / part) for part in _ROLES))
+    others = any((root / part).is_dir() for part in ("val", "valid", "validation"))
+    return (
+        not others and all(n.isdecimal() for n in names) and "0" not in names and len(names & _CODES) > len(_CODES) // 2
+    )
 
 
 def read(path: Path) -> FaceSet:
@@ -77,11 +80,15 @@ def _entry(aligned: Path, line: str, where: str) -> tuple[Path, int, str]:
 
 
 def _folders(root: Path) -> list[tuple[Path, int, str]]:
+    for part in _ROLES:
+        if not (root / part).is_dir():
+            raise InputError(f"{root / part} is missing; RAF-DB comes with train and test, each with folders 1 to 7")
+        if odd := sorted(names_in(root / part) - _CODES):
+            raise InputError(f"{root / part / odd[0]}: the code {odd[0]} is outside 1..7")
+    found = coded_folders(root, list(_ROLES))
     return [
-        (file, int(folder.name) - 1, role)
-        for name, role in _ROLES.items()
-        for folder in sorted((root / name).iterdir())
-        if folder.is_dir()
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in IMAGE_SUFFIXES
+        (file, int(code) - 1, _ROLES[part])
+        for part, folders in found.items()
+        for code, files in folders.items()
+        for file in files
     ]

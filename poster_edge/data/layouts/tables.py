@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from poster_edge.data.faces import FaceSet, decode
+from poster_edge.data.faces import IMAGE_SUFFIXES, FaceSet, decode
 from poster_edge.errors import InputError
 from poster_edge.labels import LABEL_SETS
 
@@ -77,6 +77,33 @@ def must_exist(root: Path, files: Sequence[Path], remedy: str) -> None:
         raise InputError(
             f"{root}: {len(missing)} of {len(files)} listed images are missing, such as {missing[0]}; {remedy}"
         )
+
+
+def coded_folders(root: Path, parts: Sequence[str]) -> dict[str, dict[str, list[Path]]]:
+    """Image files of the folders named by codes in each of some splits: split -> code -> files.
+
+    Raises:
+        InputError: a folder holds no image, or a split lacks a folder that another one has.
+    """
+    found = {
+        part: {
+            folder.name: sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
+            for folder in sorted((root / part).iterdir())
+            if folder.is_dir() and not folder.name.startswith(".")
+        }
+        for part in parts
+        if (root / part).is_dir()
+    }
+    codes = sorted({code for folders in found.values() for code in folders})
+    for part, folders in found.items():
+        if lost := [code for code in codes if not folders.get(code)]:
+            raise InputError(f"{root / part / lost[0]} is missing or holds no image; unpack the data set again")
+    return found
+
+
+def names_in(folder: Path) -> set[str]:
+    """Names of the folders in a folder, but hidden ones; none where it is not there."""
+    return {d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith(".")} if folder.is_dir() else set()
 
 
 def face_set(

@@ -216,15 +216,16 @@ class _Quantiser:
     def _pair_in_chain(self, tensor: str) -> None:
         """A pair right behind a convolution; readers in float share it, quantised ones get pairs of their own.
 
-        Two pairs in a row would be merged, and the first has several readers then: a one-input Max
-        stands between them, which changes nothing and is not optimised away.
+        Two pairs in a row would be merged, and the first has several readers then: a LeakyRelu of slope 1
+        stands between them, which changes nothing, is not optimised away and runs on all threads.
         """
         readers = self.graph.consumers.get(tensor, [])
         paired = self._pair(tensor, tensor, tensor)
         shared = paired
         if len(readers) > 1:
             shared = f"{tensor}_shared"
-            self.behind[tensor].append(helper.make_node("Max", [paired], [shared], name=f"{tensor}_Max"))
+            same = helper.make_node("LeakyRelu", [paired], [shared], name=f"{tensor}_same", alpha=1.0)
+            self.behind[tensor].append(same)
         for node in readers:
             own = len(readers) > 1 and self._quantises(node, tensor)
             self.reads[tensor, node.name] = self._pair(tensor, shared, f"{tensor}_for_{node.name}") if own else shared

@@ -23,12 +23,11 @@ def rewrite(model: onnx.ModelProto, *, placement: str, keep: Collection[str] = (
 
     Args:
         model: float32, as exported.
-        placement: see :func:`poster_edge.calib.qdq.quantise`; the form for onnxruntime is rewritten further.
+        placement: see :func:`poster_edge.calib.qdq.quantise`; each has rewrites of its own.
         keep: names of nodes that stay as they are.
     """
-    rules: dict[str, _Rewrite] = {"ConvTranspose": _upsampling}
-    if placement == "inputs-outputs":
-        rules |= {"PRelu": _prelu, "MaxPool": _subsampling}
+    for_onnxruntime: dict[str, _Rewrite] = {"PRelu": _prelu, "MaxPool": _subsampling}
+    rules = for_onnxruntime if placement == "inputs-outputs" else {"ConvTranspose": _upsampling}
     graph = Graph(model)
     initializers = dict(graph.initializers)
     nodes: list[onnx.NodeProto] = []
@@ -41,7 +40,8 @@ def rewrite(model: onnx.ModelProto, *, placement: str, keep: Collection[str] = (
 def _upsampling(graph: Graph, node: onnx.NodeProto, initializers: dict[str, TensorProto]) -> list[onnx.NodeProto]:
     """A 1-D transposed convolution whose windows do not overlap is a matrix product (the token mix, upwards).
 
-    OpenVINO has no fast kernel for it: a tenth of full POSTER's time, six times the product's.
+    OpenVINO has no fast kernel for it: a tenth of full POSTER's time, six times the product's.  onnxruntime has, and
+    its Transpose is slow here: three times as slow at eight faces.
     """
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     weight = graph.initializers.get(node.input[1])

@@ -139,9 +139,12 @@ def latency(shared: Path) -> None:
 
 
 def zoo(shared: Path) -> None:
-    """Latency of every model beside eager PyTorch."""
-    data, golden = shared / "data" / "fer2013_train_valid.npz", shared / "golden"
-    _script("zoo", "--data", str(data), *(("--golden", str(golden)) if golden.is_dir() else ()))
+    """Latency of every model beside eager PyTorch, with the weights that were trained here: runs/zoo/NAME.safetensors."""
+    data, golden, trained = shared / "data" / "fer2013_train_valid.npz", shared / "golden", ROOT / "runs" / "zoo"
+    folders = [
+        x for name, path in (("--golden", golden), ("--trained", trained)) if path.is_dir() for x in (name, path)
+    ]
+    _script("zoo", "--data", str(data), *map(str, folders))
 
 
 def peers(shared: Path) -> None:

@@ -1,11 +1,12 @@
 """Every model of the zoo: eager PyTorch, torch.compile, onnxruntime and OpenVINO in FP32, FP16 and INT8, in turns.
 
-    python benchmarks/zoo.py --data FILE.npz [--golden FOLDER] [--model NAME …] [--work FOLDER] [--prepare]
+    python benchmarks/zoo.py --data FILE.npz [--golden FOLDER] [--trained FOLDER] [--model NAME …] [--work FOLDER]
+        [--prepare]
 
-Bundles are made in --work, where they stay until they are deleted: the packaged models; POSTER with stand-in
-weights in the published layout (from --golden's official_weights.py; they rank speed and agreement, not accuracy);
-the others with random weights, which have a speed and nothing else.  Then ``poster-edge bench`` writes
-``bench_NAME.csv``.  --prepare stops before it.
+Bundles are made in --work, where they stay until they are deleted: the packaged models; those of which --trained has
+a NAME.safetensors; POSTER with stand-in weights in the published layout (from --golden's official_weights.py; they
+rank speed and agreement, not accuracy); the others with random weights, which have a speed and nothing else.  Then
+``poster-edge bench`` writes ``bench_NAME.csv``.  --prepare stops before it.
 """
 
 from __future__ import annotations
@@ -56,10 +57,16 @@ def stand_in(golden: Path, size: str, path: Path) -> None:
     torch.save({"model_state_dict": state}, path)
 
 
-def weights(name: str, size: str, work: Path, golden: Path | None) -> Path:
-    """The checkpoint that a model is exported from and that PyTorch runs."""
+def trained_weights(name: str, folder: Path | None) -> Path | None:
+    """The trained checkpoint of a model, where there is one."""
     if name in zoo_names():
         return ROOT / "poster_edge" / "zoo" / name / "model.safetensors"
+    path = folder / f"{name}.safetensors" if folder else None
+    return path if path and path.is_file() else None
+
+
+def untrained_weights(name: str, size: str, work: Path, golden: Path | None) -> Path:
+    """A checkpoint that is made here: stand-in weights of a published layout, or random ones."""
     path = work / f"{name}.safetensors"
     if path.is_file():
         return path
@@ -86,9 +93,9 @@ def weights(name: str, size: str, work: Path, golden: Path | None) -> Path:
     return path
 
 
-def prepare(name: str, checkpoint: Path, work: Path, data: Path) -> Path:
+def prepare(name: str, checkpoint: Path, work: Path, data: Path, *, trained: bool) -> Path:
     """The bundle with FP32, FP16 and INT8 models; made again when the packaged model is another one."""
-    folder = work / name
+    folder = work / (f"{name}-trained" if trained else name)
     packaged = name in zoo_names()
     if packaged and folder.is_dir():
         old, new = load_bundle(folder), load_bundle(name)
@@ -98,14 +105,13 @@ def prepare(name: str, checkpoint: Path, work: Path, data: Path) -> Path:
         return folder
     model = name
     if not packaged:
-        model = str(work / f"{name}-fp32")
+        model = str(work / f"{folder.name}-fp32")
         if not Path(model).is_dir():
             run("export", "--checkpoint", str(checkpoint), "-o", model)
-    # Speed does not ask how well the ranges fit, and there is no accuracy to lose without training.
-    images = "512" if packaged else "16"
-    lower = ["--int8", "--half", "--calib", str(data), "--calib-images", images, "--force"]
-    # Without training there is nothing for a gate to hold.
-    run("export", "--model", model, *lower, *([] if packaged else ["--no-gate"]), "-o", str(folder))
+    # Speed does not ask how well the ranges fit; without training there is nothing for a gate to hold.
+    quality = ["--calib-images", "512"] if trained else ["--calib-images", "16", "--no-gate"]
+    lower = ["--int8", "--half", "--calib", str(data), "--force"]
+    run("export", "--model", model, *lower, *quality, "-o", str(folder))
     return folder
 
 
@@ -114,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--golden", type=Path, help="folder with official_weights.py; POSTER is left out without it")
+    parser.add_argument("--trained", type=Path, help="folder with NAME.safetensors of models that were trained")
     parser.add_argument("--model", choices=list(ZOO), action="append", help="[default: all]")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "poster-edge-zoo")
     parser.add_argument("--duration", default="10", help="seconds of timed calls of each candidate")
@@ -122,17 +129,17 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     data = args.data.resolve()
     for name in args.model or [n for n, size in ZOO.items() if not size or args.golden]:
-        checkpoint = weights(name, ZOO[name], args.work, args.golden)
-        bundle = prepare(name, checkpoint, args.work, data)
+        trained = trained_weights(name, args.trained)
+        checkpoint = trained or untrained_weights(name, ZOO[name], args.work, args.golden)
+        bundle = prepare(name, checkpoint, args.work, data, trained=trained is not None)
         if args.prepare:
             continue
         # Faces enough for what is asked: all for an accuracy, few where only agreement means something.
-        packaged = name in zoo_names()
-        faces = [] if packaged else ["--faces", "256" if "nano" in name else "96"]
+        faces = [] if trained else ["--faces", "256" if "nano" in name else "96"]
         bench = ["bench", "--model", str(bundle), "--checkpoint", str(checkpoint), "--runtime", RUNTIMES]
         bench += ["--duration", args.duration, "--data", str(data), *faces, "--threads", "2"]
         csv = str(RESULTS / f"bench_{name}.csv")
-        plot = ["--plot", str(RESULTS / f"bench_{name}.png")] if packaged else []
+        plot = ["--plot", str(RESULTS / f"bench_{name}.png")] if name in zoo_names() else []
         run(*bench, "--csv", csv, *plot, accept=(0, 1))
 
 

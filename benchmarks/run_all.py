@@ -139,7 +139,7 @@ def latency(shared: Path) -> None:
 
 
 def zoo(shared: Path) -> None:
-    """Latency of every model beside eager PyTorch, with the weights that were trained here: runs/zoo/NAME.safetensors."""
+    """Latency of every model beside eager PyTorch; runs/zoo/NAME.safetensors are weights that were trained here."""
     data, golden, trained = shared / "data" / "fer2013_train_valid.npz", shared / "golden", ROOT / "runs" / "zoo"
     folders = [
         x for name, path in (("--golden", golden), ("--trained", trained)) if path.is_dir() for x in (name, path)

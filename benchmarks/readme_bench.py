@@ -78,12 +78,15 @@ def _speeds(results: Path, table: Table) -> str:
     found = _found(results)
     if not found:
         return ""
-    speed = [[f"`{n}`", *(_speed(_labelled(rows).get(label)) for label in COLUMNS)] for n, rows in found.items()]
+    speed = [
+        [_named(n, rows[0]), *(_speed(n, _labelled(rows).get(label)) for label in COLUMNS)] for n, rows in found.items()
+    ]
     return "\n\n".join(
         [
-            f"Models measured so far, batch 1, {_machine(found)}, `poster-edge bench`, in turns in one run a model "
-            "(`benchmarks/zoo.py`): median ms, in brackets times as fast as eager PyTorch. Intervals, memory, and what "
-            "the models answer at that speed: [docs/bench.md](docs/bench.md#figures).",
+            f"Every model of the zoo, batch 1, {_machine(found)}, `poster-edge bench`, in turns in one run a model "
+            "(`benchmarks/zoo.py`): median ms; in brackets times as fast as eager PyTorch, and the accuracy on FER2013's"
+            " validation split or, of weights without training, how often the class is eager PyTorch's. Intervals and "
+            "memory: [docs/bench.md](docs/bench.md#figures).",
             table(["", *COLUMNS.values()], speed),
             "onnxruntime has no FP16 kernels on a CPU: it computes such a graph in FP32 between casts.",
             *_noise(found.values()),
@@ -153,10 +156,11 @@ def _named(name: str, row: dict[str, str]) -> str:
     return f"`{name}`{', ' * bool(weights)}{weights}"
 
 
-def _speed(row: dict[str, str] | None) -> str:
+def _speed(name: str, row: dict[str, str] | None) -> str:
     if row is None:
         return "–"
-    return _ms(row["p50_ms"]) + (f" ({float(row['ratio']):.2f}x)" if row["ratio"] else "")
+    ratio, answer = f"{float(row['ratio']):.2f}x" if row["ratio"] else "", _answer(name, row).strip("–")
+    return _ms(row["p50_ms"]) + f" ({', '.join(x for x in (ratio, answer) if x)})" * bool(ratio or answer)
 
 
 def _answer(name: str, row: dict[str, str] | None) -> str:

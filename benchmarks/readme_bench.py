@@ -84,9 +84,9 @@ def _speeds(results: Path, table: Table) -> str:
     return "\n\n".join(
         [
             f"Every model of the zoo, batch 1, {_machine(found)}, `poster-edge bench`, in turns in one run a model "
-            "(`benchmarks/zoo.py`): median ms; in brackets: times as fast as eager PyTorch, and the accuracy on"
-            " FER2013's validation split or, of weights without training, how often the class is eager PyTorch's. Intervals and "
-            "memory: [docs/bench.md](docs/bench.md#figures).",
+            "(`benchmarks/zoo.py`): median ms; in brackets: times as fast as eager PyTorch, and the accuracy on "
+            "FER2013's validation split or, of weights without training, how often the class is eager PyTorch's. "
+            "Intervals and memory: [docs/bench.md](docs/bench.md#figures).",
             table(["", *COLUMNS.values()], speed),
             "onnxruntime has no FP16 kernels on a CPU: it computes such a graph in FP32 between casts.",
             *_noise(found.values()),

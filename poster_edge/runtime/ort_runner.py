@@ -20,6 +20,7 @@ from poster_edge.export.onnx_bytes import check_self_contained
 from poster_edge.runtime.bundle import Bundle
 from poster_edge.runtime.int8_sums import pairs_fit, sums_int8_exactly
 from poster_edge.runtime.manifest import BundleError
+from poster_edge.runtime.ort_lanes import Lanes, cores
 from poster_edge.runtime.provider_cache import ProviderCache
 from poster_edge.runtime.providers import (
     PROFILE,
@@ -48,7 +49,7 @@ class OrtRunner:
         bundle: an opened bundle.
         precision: which of its models.
         device: "auto", "cpu", "cuda:N", "tensorrt:N" or "tensorrt-rtx:N".
-        threads: of one operator; None leaves the choice to onnxruntime.
+        threads: to compute with, see :mod:`poster_edge.runtime.ort_lanes`; None leaves the choice to onnxruntime.
         notify: told in one line when "auto" had to pass over a GPU.
     """
 
@@ -65,6 +66,7 @@ class OrtRunner:
         self._precision, self._device, self._notify = precision, device, notify
         self._stack = ExitStack()
         self._session: ort.InferenceSession | None = None
+        self._lanes: Lanes | None = None
         self._profile: tuple[Path, Path] | None = None
         provider = find_provider(device, precision)
         if device != "auto":
@@ -120,9 +122,16 @@ class OrtRunner:
         if cache:
             cache.publish()
         self._session = session
+        if provider.kind == "cpu" and not self._profile:
+            self._lanes = Lanes(self.threads or cores(), self._open_again)
         self.description = f"onnxruntime {ort.__version__} ({self._what(others.total())})"
 
-    def _settings(self, data: bytes) -> ort.SessionOptions:
+    def _open_again(self, threads: int) -> ort.InferenceSession:
+        """Another session of the same model, which has been opened and checked before."""
+        data = self.bundle.read(self.file)
+        return open_session(data, self._settings(data, threads=threads), self.provider, {})
+
+    def _settings(self, data: bytes, *, threads: int | None = None) -> ort.SessionOptions:
         settings = ort.SessionOptions()
         settings.log_severity_level = 3
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
@@ -130,8 +139,8 @@ class OrtRunner:
             # x86 without VNNI adds products of 8 bits in 16: sums saturate, and INT8 is wrong by whole classes.
             # Elsewhere the same setting would only cost time, twice as much of it.
             settings.add_session_config_entry("session.x64quantprecision", "1")
-        if self.threads:
-            settings.intra_op_num_threads = self.threads
+        if threads := threads or self.threads:
+            settings.intra_op_num_threads = threads
         if self._profile:
             settings.enable_profiling = True
             settings.profile_file_prefix, settings.optimized_model_filepath = map(str, self._profile)
@@ -196,6 +205,8 @@ class OrtRunner:
     def _close(self) -> None:
         # TensorRT-RTX writes its cache when the session goes: before the cache is looked at.
         self._session = None
+        if self._lanes:
+            self._lanes.close()
         self._stack.close()
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -203,6 +214,8 @@ class OrtRunner:
         if self._session is None:
             raise RuntimeError("infer() before the runner was entered")
         names = [o.name for o in self._session.get_outputs()]
+        if self._lanes and self._lanes.serve(len(next(iter(feed.values())))):
+            return dict(zip(names, self._lanes.run(names, feed), strict=True))
         parts = [self._run(self._session, names, part) for part in self._batches(feed)]
         outputs = parts[0] if len(parts) == 1 else [np.concatenate(same) for same in zip(*parts, strict=True)]
         return dict(zip(names, outputs, strict=True))

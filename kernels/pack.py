@@ -166,7 +166,7 @@ _LINEAR = ("kv", "proj", "fc1", "fc2")
 #: Those whose input is LayerNorm's output without scale and shift, which adds up to zero.
 _AFTER_NORM = ("kv", "fc1")
 #: Scales of an INT8 row that are tried, as fractions of the one that just reaches its largest weight.
-_FRACTIONS = tuple(0.70 + 0.01 * i for i in range(33))
+_FRACTIONS = tuple(0.9 + 0.005 * i for i in range(25))
 
 
 def _fold_stream(entries: dict[str, Tensor], block: str, names: tuple[str, ...], head_width: int) -> dict[str, Tensor]:
@@ -208,7 +208,7 @@ def _int8_rows(weight: Tensor, *, normed: bool) -> tuple[Tensor, Tensor]:
     largest = weight.abs().amax(dim=-1) / 127
     # In float32, as the kernels read it; a row of zeros keeps its zeros.
     largest = torch.where(largest == 0, 1.0, largest)
-    # Half the memory to go through 33 times; which scale is best does not hang on the last digits.
+    # Half the memory to go through 25 times; which scale is best does not hang on the last digits.
     rough, least, scale = weight.float(), torch.full_like(largest, math.inf), largest
     for fraction in _FRACTIONS:
         tried = (largest * fraction).float()

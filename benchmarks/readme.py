@@ -15,6 +15,7 @@ from typing import Any
 import readme_bench
 import readme_engines
 import readme_gpu
+import readme_ingredients
 import readme_precision
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,6 +147,7 @@ PAGES = {
     ROOT / "docs" / "bench.md": lambda: readme_bench.page(RESULTS, table),
     ROOT / "docs" / "precision.md": lambda: readme_precision.page(RESULTS, table),
     ROOT / "docs" / "tensorrt.md": lambda: readme_engines.page(RESULTS, table),
+    ROOT / "docs" / "training.md": lambda: readme_ingredients.page(RESULTS, table),
     ROOT / "docs" / "kernels.md": lambda: readme_gpu.tables(RESULTS, table),
 }
 

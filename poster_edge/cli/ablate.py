@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poster_edge.cli.train_place import place_of, place_options
+from poster_edge.cli.train_place import countdown, place_of, place_options
 from poster_edge.labels import LABEL_SETS
 
 if TYPE_CHECKING:
@@ -74,6 +73,7 @@ def command(
 
     for package in ("torch", "safetensors"):
         require(package, purpose="count and train the variants")
+    left = countdown(stop_after)
     if dry_run:
         rows = open_table(model, table)
         console.stdout.print(shown(f"{model}: {table}", rows))
@@ -83,11 +83,13 @@ def command(
     if data is None or output is None:
         raise UsageError("ablate needs --data DATA and -o DIR; --dry-run counts without them")
     from poster_edge.data.faces import load_faces
+    from poster_edge.files import check_place
     from poster_edge.models.config import model_config
     from poster_edge.train.landmarks import load_landmarks
     from poster_edge.train.recipe import recipe_for
     from poster_edge.train.team import Team
 
+    check_place(output / f"{table}.json")
     place = place_of(device, precision, Team())
     faces = load_faces(data, dataset=dataset)
     points = load_landmarks(landmarks, faces) if landmarks else None
@@ -98,7 +100,6 @@ def command(
     rows = open_table(model, table, num_classes=len(faces.classes))
     kept = {"data": faces.name, "precision": place.arithmetic}
     about = {"model": model, **kept, "landmarks": points is not None, "recipe": asdict(recipe)}
-    deadline = None if stop_after is None else time.monotonic() + 60 * stop_after
 
     def make(row: Row, reporter: Any) -> TrainingRun:
         from poster_edge.train.run import TrainingRun
@@ -118,7 +119,7 @@ def command(
         uses_points = points is not None and row.config.streams != "image"
         if not row.read(output / row.name, recipe, **kept, landmarks=uses_points):
             console.message(f"{row.label}: {row.name}")
-            if not _train(row, output, make, deadline):
+            if not _train(row, output, make, left):
                 console.message("stopped; the same command goes on")
                 break
         write_table(output, table, rows, about)
@@ -132,8 +133,8 @@ def _recipe(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     return replace(recipe, warmup=min(recipe.warmup, recipe.epochs))
 
 
-def _train(row: Row, folder: Path, make: Callable[[Row, Any], TrainingRun], deadline: float | None) -> bool:
-    """Train one row to its end; False when time ran out before."""
+def _train(row: Row, folder: Path, make: Callable[[Row, Any], TrainingRun], left: Callable[[], float | None]) -> bool:
+    """Train one row to its end; False when the seconds that are left ran out before."""
     from poster_edge.calib.temperature import fit_temperature
     from poster_edge.cli.train_report import ConsoleReporter
 
@@ -145,11 +146,12 @@ def _train(row: Row, folder: Path, make: Callable[[Row, Any], TrainingRun], dead
             run.folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(shared, run.folder / _LANDMARKS)
         run.start(resume=resumed)
-        errors = run.train_landmarks()
+        errors = run.train_landmarks(stop_after_s=left())
+        if errors is None:
+            return False
         if (run.folder / _LANDMARKS).is_file() and not shared.is_file():
             shutil.copyfile(run.folder / _LANDMARKS, shared)
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not run.train_expression(stop_after_s=left):
+        if not run.train_expression(stop_after_s=left()):
             return False
         row.summary = run.finish(fit_temperature, errors)
     return True

@@ -69,12 +69,13 @@ def command(
     from poster_edge.cli.eval_tsne import draw_tsne
     from poster_edge.data.faces import load_faces
     from poster_edge.errors import InputError
-    from poster_edge.files import write_atomic
+    from poster_edge.files import check_writable, write_atomic
     from poster_edge.optional import require
     from poster_edge.runtime.checkpoint_bundle import load_bundle_or_checkpoint
     from poster_edge.runtime.classifier import Classifier
 
     _check_pictures(plot, tsne, checkpoint)
+    check_writable(*(Path(p) for p in (json_path, plot, tsne) if p and p != "-"))
     bundle = load_bundle_or_checkpoint(model, runtime=runtime)
     network = None
     if tsne is not None:

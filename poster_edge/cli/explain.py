@@ -41,7 +41,7 @@ def command(
     """
     from poster_edge.cli import console
     from poster_edge.cli.explain_steps import Explainer, photos
-    from poster_edge.files import write_atomic
+    from poster_edge.files import check_place, check_writable, write_atomic
     from poster_edge.pipeline.filelist import FileList
     from poster_edge.vision.detect import choose_detector
 
@@ -52,6 +52,8 @@ def command(
         console.message(f"error: {text}")
 
     files = photos(source)
+    check_place(output / "any.png")
+    check_writable(*(Path(p) for p in [json_path] if p and p != "-"))
     explainer = Explainer(model, output, class_)
     finder = choose_detector(detector, detector_model, conf=conf, notify=console.message)
     rows = []

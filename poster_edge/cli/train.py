@@ -12,7 +12,7 @@ import click
 
 from poster_edge.cli.options import data_options
 from poster_edge.cli.train_options import recipe_options, teacher_options, weight_options
-from poster_edge.cli.train_place import place_of, place_options
+from poster_edge.cli.train_place import countdown, place_of, place_options
 
 if TYPE_CHECKING:
     from poster_edge.train.recipe import Recipe
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Share of teachers where neither the recipe nor an option says it.
 _TEACHER_WEIGHT = 0.3
+#: From so many images on it takes minutes to find equal ones.
+_MANY = 50_000
 
 
 @click.command(name="train")
@@ -94,8 +96,10 @@ def command(
 
     for package in ("torch", "safetensors"):
         require(package, purpose="train a model")
+    left = countdown(stop_after)
     from poster_edge.calib.temperature import fit_temperature
     from poster_edge.data.faces import load_faces
+    from poster_edge.files import check_place
     from poster_edge.train.landmarks import load_landmarks
     from poster_edge.train.run import TrainingRun
     from poster_edge.train.starting_weights import StartingWeights
@@ -105,11 +109,14 @@ def command(
     chosen = _taught(chosen, teachers, teacher_weight)
     where = replace(place_of(device, precision, started()), graphs=cuda_graphs, compiled="inductor" if compiled else "")
     weights = StartingWeights(init, trunk, image_weights, landmark_weights)
+    folder = output or Path("runs/train") / model
+    check_place(folder / "config.json")
     faces = load_faces(data, dataset=dataset, targets=targets)
     if faces.left_out and started().leads:
         console.message(f"{faces.name}: {faces.left_out} images have no label that counts and are left out")
+    if len(faces) > _MANY and started().leads:
+        console.message(f"{faces.name}: {len(faces):,} images are looked through for equal ones; this takes minutes")
     points = load_landmarks(landmarks, faces) if landmarks else None
-    folder = output or Path("runs/train") / model
     with joined(where.name) as team, _reporter(team, folder if tensorboard else None) as reporter:
         run = TrainingRun(
             folder,
@@ -131,9 +138,9 @@ def command(
             console.message(f"no training image of: {', '.join(unseen)}")
         if team.leads and run.landmark_stream is not None and points is None and not weights.with_landmarks:
             console.message("the landmark stream stays untrained: no --landmarks, --landmark-weights or --init")
-        errors = run.train_landmarks()
-        done = run.train_expression(stop_after_s=None if stop_after is None else stop_after * 60)
-        summary = run.finish(fit_temperature, errors) if done else {}
+        errors = run.train_landmarks(stop_after_s=left())
+        done = errors is not None and run.train_expression(stop_after_s=left())
+        summary = run.finish(fit_temperature, errors) if done and errors is not None else {}
     if not team.leads:
         return
     if not done:

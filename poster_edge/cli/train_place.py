@@ -1,7 +1,8 @@
-"""Where ``train`` and ``ablate`` compute, and in which precision."""
+"""Where ``train`` and ``ablate`` compute, in which precision, and for how long."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +28,12 @@ def place_options(command: _Command) -> _Command:
         help="Mixed precision; auto: bf16 on a GPU, fp32 on a CPU.",
     )
     return device(precision(command))
+
+
+def countdown(minutes: float | None) -> Callable[[], float | None]:
+    """What tells how many seconds are left of so many minutes, which begin now; None: no end."""
+    began = time.monotonic()
+    return lambda: None if minutes is None else 60 * minutes - (time.monotonic() - began)
 
 
 def place_of(name: str, precision: str, team: Team) -> Device:

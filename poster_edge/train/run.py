@@ -8,9 +8,11 @@ validation split), ``summary.json``.  Of several processes the first one writes 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,8 @@ class TrainingRun:
         self.preprocess = preprocess_for(faces, self.config.input_size, recipe)
         self.split = self._split()
         self.normalise = Normalise(self.preprocess, device.name)
+        ask = partial(Teachers, classes=faces.classes, preprocess=self.preprocess, device=device)
+        self.judges = ask(self.teachers, normalise=self.normalise) if teachers else None
         rows, side = np.concatenate([self.split.train, self.split.validation]), self.config.input_size
         colour, beside = self.preprocess.colour, self.team.beside
         self.images = Pictures(faces, rows, side, colour, device, kind=images, sharers=beside)
@@ -143,7 +147,6 @@ class TrainingRun:
         # No process looks for what another one has begun to write.
         self.team.wait()
         if self.team.leads:
-            self.folder.mkdir(parents=True, exist_ok=True)
             sweep(self.folder, older_than_s=0)
             write_atomic(config, json.dumps(wanted, indent=1) + "\n")
         self.team.wait()
@@ -175,26 +178,18 @@ class TrainingRun:
         soft = None if self.faces.soft is None else torch.from_numpy(self.faces.soft)
         smoothing = as_one(loss_terms(recipe)).smoothing
         table = targets.smoothed(self.labels, len(self.faces.classes), smoothing, soft=soft)
-        if self.teachers and recipe.teacher_view == "plain":
+        if self.judges is not None and recipe.teacher_view == "plain":
             opinions = [
                 targets.opinions(network, self.images, train, self.normalise, self.device)
-                for network in self._asked().networks
+                for network in self.judges.networks
             ]
             share = recipe.teacher_weight
             table = (1 - share) * table + share * torch.stack(opinions).mean(dim=0)
         return table
 
-    def _asked(self) -> Teachers:
-        return Teachers(
-            self.teachers,
-            classes=self.faces.classes,
-            preprocess=self.preprocess,
-            device=self.device,
-            normalise=self.normalise,
-        )
-
-    def train_landmarks(self) -> dict[str, float]:
-        """Pre-train the landmark stream; returns its validation errors over face size."""
+    def train_landmarks(self, *, stop_after_s: float | None = None) -> dict[str, float] | None:
+        """Pre-train the landmark stream; returns its validation errors over face size, None when time ran out."""
+        deadline = _deadline(stop_after_s)
         network = self.landmark_stream
         if network is None or self.points is None or self.weights.with_landmarks:
             return {}
@@ -205,6 +200,9 @@ class TrainingRun:
         faces = loop.take(self.images, held)
         state = self._take_up(loop, "landmarks", len(train))
         while loop.progress.epoch < loop.recipe.epochs:
+            if self.team.agree(time.monotonic() > deadline):
+                self._save(loop, state)
+                return None
             loss = landmarks.train_epoch(loop, network, self.images, points, train, self.normalise, self.reporter.tick)
             row = landmarks.validate(network, faces, points[held], self.normalise, self.device)
             self._close_epoch(loop, "landmarks", {"train_loss": loss, **row}, state)
@@ -214,17 +212,17 @@ class TrainingRun:
 
     def train_expression(self, *, stop_after_s: float | None = None) -> bool:
         """Train the whole network, a landmark stream frozen; returns False when time ran out before the end."""
-        deadline = None if stop_after_s is None else time.monotonic() + stop_after_s
+        deadline = _deadline(stop_after_s)
         if isinstance(self.model, WithLandmarks):
             self.model.freeze_landmarks(batch_norm=self.recipe.freeze_landmark_bn)
         loop = self._loop(self.model, self.recipe, "forward")
         train, held = torch.from_numpy(self.split.train), torch.from_numpy(self.split.validation)
         averaged = self.device.place(build_network(self.config))
         table = resident(self._targets(train), self.device)
-        teachers = self._asked() if self.teachers and self.recipe.teacher_view == "augmented" else None
+        teachers = self.judges if self.recipe.teacher_view == "augmented" else None
         state = self._take_up(loop, "expression", len(train))
         while not self._ended(loop):
-            if self.team.agree(deadline is not None and time.monotonic() > deadline):
+            if self.team.agree(time.monotonic() > deadline):
                 self._save(loop, state)
                 return False
             began = time.monotonic()
@@ -343,3 +341,8 @@ class TrainingRun:
         loop.save(state)
         ended = time.monotonic()
         self._save_next = ended + (20 * (ended - began) if self.device.is_cuda else 0)
+
+
+def _deadline(seconds: float | None) -> float:
+    """When so many seconds will have passed, on the monotonic clock; None: never."""
+    return math.inf if seconds is None else time.monotonic() + seconds

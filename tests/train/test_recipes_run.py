@@ -16,11 +16,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from poster_edge.cli.train import command
-from poster_edge.errors import UsageError
+from poster_edge.errors import InputError, PosterEdgeError, UsageError
 from poster_edge.models.checkpoint import load_model
 from poster_edge.train.recipe import Recipe, learning_rate
 from poster_edge.train.recipe_file import load_recipe, recipe_names
 
+PACKAGED = Path(__file__).resolve().parents[2] / "poster_edge" / "zoo" / "poster-nano" / "model.safetensors"
 NANO = {"fer-vt": "fer-vt-nano", "cf-dan": "cf-dan-nano"}
 
 
@@ -116,6 +117,20 @@ def test_a_share_without_teachers_and_teachers_without_a_share(tmp_path: Path, d
         train(tmp_path / "r", data, "--teacher-weight", "0.4")
     with pytest.raises(UsageError, match="asked for nothing; leave --teacher out"):
         train(tmp_path / "r", data, "--teacher", "t.safetensors", "--teacher-weight", "0")
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path, data: Path) -> None:
+    gone, damaged = tmp_path / "gone.safetensors", tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"{")
+    for teacher in (gone, damaged):
+        with pytest.raises(InputError, match=teacher.name):
+            train(tmp_path / "r", data, "--model", "cf-dan-nano", "--teacher", str(teacher))
+    # poster-nano's own weights know seven classes of gray faces.
+    with pytest.raises(UsageError, match="has other classes or another preprocessing; it cannot teach this run"):
+        train(tmp_path / "r", data, "--model", "cf-dan-nano", "--teacher", str(PACKAGED))
+    assert not (tmp_path / "r").exists()
+    with pytest.raises(PosterEdgeError, match=r"cannot write .*damaged\.safetensors/config\.json: .* is no folder"):
+        train(damaged, data, "--model", "cf-dan-nano")
 
 
 def test_learning_rates_of_the_official_schedule() -> None:

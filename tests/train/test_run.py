@@ -317,7 +317,8 @@ def test_a_state_of_before_safetensors_is_taken_up(tmp_path: Path, faces: FaceSe
 
 def test_stops_in_time_and_goes_on(tmp_path: Path, faces: FaceSet) -> None:
     run = start(tmp_path / "r", faces, epochs=2)
-    run.train_landmarks()
+    assert run.train_landmarks(stop_after_s=-1) is None
+    assert run.train_landmarks()
     assert not run.train_expression(stop_after_s=-1)
     assert run.train_expression()
 

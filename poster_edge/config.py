@@ -9,6 +9,8 @@ from poster_edge.errors import InputError
 
 COLOURS = ("rgb", "bgr", "gray")
 INTERPOLATIONS = ("linear", "area")
+#: Far beyond what pictures from 0 to 1 need; what lies outside is damage.
+_MEAN, _STD = 1000.0, (1e-6, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,15 @@ class Preprocess:
             )
         if not 8 <= self.size <= 4096:
             raise InputError(f"preprocess.size is {self.size} px, expected 8 to 4096")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise InputError("preprocess.mean and .std need three numbers each, std above 0")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(_STD[0] <= v <= _STD[1] for v in self.std):
+            raise InputError(f"preprocess.mean and .std need three numbers each, std from {_STD[0]:g} to {_STD[1]:g}")
+        # Comparisons that "nan" fails too.
+        if not all(-_MEAN <= v <= _MEAN for v in self.mean):
+            raise InputError(f"preprocess.mean is {self.mean}, expected numbers from {-_MEAN:g} to {_MEAN:g}")
         if not -0.5 <= self.margin <= 4:
             raise InputError(f"preprocess.margin is {self.margin}, expected -0.5 to 4")
+        if not -1 <= self.shift_y <= 1:
+            raise InputError(f"preprocess.shift_y is {self.shift_y}, expected -1 to 1")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -73,7 +80,7 @@ class Preprocess:
                 margin=float(values["margin"]),
                 shift_y=float(values["shift_y"]),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"preprocess: {error}") from error
 
 

@@ -12,8 +12,8 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -73,7 +73,8 @@ class Process:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, candidate, frames), daemon=True)
-        self._process.start()
+        with _ctrl_c_held():
+            self._process.start()
         theirs.close()
 
     def __enter__(self) -> Process:
@@ -135,6 +136,23 @@ class Process:
         return value
 
 
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Hold Ctrl-C back while a process is started, which then has it blocked: no traceback of its imports."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Its start, with the first process, would let Ctrl-C through again.
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
 def _serve(pipe: Connection, candidate: Candidate, frames: Frames | None) -> None:
     """Answer commands until the pipe closes; runs in the candidate's process."""
     # Ctrl-C reaches the whole group; the leader decides what happens then.
@@ -155,7 +173,11 @@ def _serve(pipe: Connection, candidate: Candidate, frames: Frames | None) -> Non
             answer = ("failed", (str(error), error.exit_code))
         except Exception:
             answer = ("broken", traceback.format_exc())
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except OSError:
+            # The leader was killed.
+            break
     server.close()
 
 

@@ -41,11 +41,7 @@ class Point:
     @property
     def leader(self) -> tuple[float, float] | None:
         """Where a line from the middle to the label ends; None where the label is beside the circle."""
-        left, base = self.label_at
-        right = left + _LETTER * len(self.label)
-        x, y = min(max(self.x, left), right), min(max(self.y, base - 10), base + 3)
-        far = math.hypot(x - self.x, y - self.y) - self.radius > _LINE / 2
-        return (x, y) if far else None
+        return _leader(self.label, self.x, self.y, self.radius, self.label_at)
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def _scatter(rows: Sequence[Row], *, noisy: bool) -> Scatter | None:
         (x_axis.at(r.times.p50_ms), y_axis.at(v), max(_SMALLEST, _RADIUS * math.sqrt(r.file_mb / largest)))
         for r, v in ordered
     ]
-    taken = [(x - r, y - r, x + r, y + r) for x, y, r in circles]
+    taken = _Taken([(x - r, y - r, x + r, y + r) for x, y, r in circles])
     for (row, value), (x, y, radius) in zip(ordered, circles, strict=True):
         label = f"{row.model} {row.label}" if several else row.label
         told = f"{label}: {plain(row.times.p50_ms)} ms, {value:.2f} %, {row.file_mb:.1f} MB"
@@ -124,25 +120,66 @@ def _latency_axis(values: Sequence[float]) -> Axis:
     return Axis(10**low, 10**high, _LEFT, _WIDTH - _RIGHT, inside, log=True)
 
 
-def _room_for(
-    label: str, x: float, y: float, radius: float, taken: list[tuple[float, float, float, float]]
-) -> tuple[float, float]:
-    """Where a label begins: beside, above or below its circle, or further off, wherever nothing is yet."""
+_Box = tuple[float, float, float, float]
+
+
+@dataclass
+class _Taken:
+    """Where something is drawn already: circles, labels, and the lines that lead to labels."""
+
+    circles: list[_Box]
+    labels: list[_Box] = field(default_factory=list)
+    lines: list[_Box] = field(default_factory=list)
+
+
+def _leader(label: str, x: float, y: float, radius: float, label_at: tuple[float, float]) -> tuple[float, float] | None:
+    left, base = label_at
+    right = left + _LETTER * len(label)
+    end_x, end_y = min(max(x, left), right), min(max(y, base - 10), base + 3)
+    far = math.hypot(end_x - x, end_y - y) - radius > _LINE / 2
+    return (end_x, end_y) if far else None
+
+
+def _room_for(label: str, x: float, y: float, radius: float, taken: _Taken) -> tuple[float, float]:
+    """Where a label begins: beside, above or below its circle, or further off, wherever nothing is yet.
+
+    A line that leads to it runs through no other label, and none through it, as long as there is such a place.
+    """
     width = _LETTER * len(label)
-    sides = [(left, y + 4) for left in (x + radius + 4, x - radius - 4 - width)]
-    for n in range(5):
+    beside = (x + radius + 4, x - radius - 4 - width)
+    sides = [(left, y + 4) for left in beside]
+    for n in range(6):
         sides += [(x - width / 2, y - radius - 5 - n * _LINE), (x - width / 2, y + radius + 14 + n * _LINE)]
-    sides += [(x + radius + 4, y + 4 + n * _LINE) for n in (1, -1, 2, -2)]
+        sides += [(left, y + 4 + sign * (n + 1) * _LINE) for left in beside for sign in (1, -1)]
     fits = [
         p for p in sides if p[0] > _LEFT and p[0] + width < _WIDTH - 2 and _TOP < p[1] - 10 < _HEIGHT - _BOTTOM - 12
     ]
-    free = (p for p in fits if not any(_overlap((p[0], p[1] - 11, p[0] + width, p[1] + 3), t) for t in taken))
-    place = next(free, (fits or sides)[0])
-    taken.append((place[0], place[1] - 11, place[0] + width, place[1] + 3))
+
+    def box(place: tuple[float, float]) -> _Box:
+        return (place[0], place[1] - 11, place[0] + width, place[1] + 3)
+
+    def clear(place: tuple[float, float]) -> bool:
+        end = _leader(label, x, y, radius, place)
+        own = any(_crosses((x, y, *end), other) for other in taken.labels) if end else False
+        return not own and not any(_crosses(line, box(place)) for line in taken.lines)
+
+    free = [p for p in fits if not any(_overlap(box(p), t) for t in (*taken.circles, *taken.labels))]
+    place = next(filter(clear, free), (free or fits or sides)[0])
+    taken.labels.append(box(place))
+    if end := _leader(label, x, y, radius, place):
+        taken.lines.append((x, y, *end))
     return place
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _crosses(line: _Box, box: _Box) -> bool:
+    """Whether a line from (x1, y1) to (x2, y2) runs through a box, its end on the box's edge aside."""
+    x1, y1, x2, y2 = line
+    steps = 40
+    points = ((x1 + (x2 - x1) * i / steps, y1 + (y2 - y1) * i / steps) for i in range(steps))
+    return any(box[0] < px < box[2] and box[1] < py < box[3] for px, py in points)
+
+
+def _overlap(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 

@@ -172,7 +172,7 @@ def command(
         data=data,
         judged=judge_images,
         threads=threads,
-        weight_bits=_weight_bits(weight_bits, main, target),
+        weight_bits=_weight_bits(weight_bits, main),
         fused_op=fused_op,
     )
     if finished is None:
@@ -213,13 +213,13 @@ def _precisions(precision: str | None, *, int8: bool, half: bool) -> tuple[str, 
     return precision or short or "fp32", ("fp16",) if int8 and half else ()
 
 
-def _weight_bits(asked: str, precision: str, target: str) -> int:
+def _weight_bits(asked: str, precision: str) -> int:
     """What --weight-bits stands for: only what is timed and kept here is fitted to this CPU."""
     from poster_edge.runtime.int8_sums import sums_int8_exactly
 
     if asked != "auto":
         return int(asked)
-    return 7 if precision == "auto" and target != "tensorrt" and not sums_int8_exactly() else 8
+    return 7 if precision == "auto" and not sums_int8_exactly() else 8
 
 
 def _source(

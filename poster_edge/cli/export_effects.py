@@ -46,6 +46,11 @@ def check_effects(context: click.Context, options: Options, form: str) -> None:
     """
     from poster_edge.errors import UsageError
 
+    if options.precision == "auto" and options.target == "tensorrt":
+        raise UsageError(
+            "--precision auto times onnxruntime or OpenVINO on this CPU: --target onnxruntime, openvino or all; "
+            "for TensorRT make --int8 --half and compare them on the GPU with poster-edge bench"
+        )
     calib, lower = options.calib is not None, bool(options.precisions)
     for names, there, needed in (
         (("calib_method", "weight_bits"), "int8" in options.precisions or calib, "--int8, --precision auto or --calib"),

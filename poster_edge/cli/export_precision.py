@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -291,7 +291,7 @@ class Lowering:
 
     def _fastest(self, draft: Draft) -> tuple[Draft, str]:
         """Time all that passed in turns, keep the fastest lower precision if it is worth it."""
-        runtime = {"all": "auto", "tensorrt": "onnxruntime"}.get(self.options.target, self.options.target)
+        runtime = "auto" if self.options.target == "all" else self.options.target
         folder = self.folder / "timed"
         bundle = write_bundle(folder, draft.manifest, {f: p for f, p in draft.files.items() if f in MODEL_FILES})
         names = list(dict.fromkeys(a.precision for a in bundle.manifest.artefacts.values()))
@@ -309,13 +309,8 @@ class Lowering:
             runner.__exit__(None, None, None)
         medians = {name: float(np.median(t)) for name, t in times.items()}
         self.found.timings = [(n, medians[n], float(np.percentile(t, 90))) for n, t in times.items()]
-        best = min(medians, key=medians.__getitem__)
-        if medians["fp32"] < _WORTH * medians[best]:
-            best = "fp32"
+        best, verdict = fastest(medians, judged=self.options.gate)
         figures = ", ".join(f"{n} {m:.2f} ms" for n, m in medians.items())
-        verdict = (
-            f"{best} is the fastest that passes" if best != "fp32" else "no lower precision is faster: fp32 is kept"
-        )
         self.notify(f"{described}, batch 1, medians of {len(times['fp32'])} taken in turns: {figures}; {verdict}")
         self.found.notes.append(f"{figures}; {verdict}")
         keep = {f for f in draft.files if MODEL_FILES.get(f, ("",))[0] in ("", "fp32", best)}
@@ -333,6 +328,22 @@ class Lowering:
             "fp32_islands": sorted(vars(self).get("_islands", ())),
             "models": {f: r.to_dict() for f, r in reports.items()},
         }
+
+
+def fastest(medians: Mapping[str, float], *, judged: bool) -> tuple[str, str]:
+    """The precision that is worth its errors, and what is to be said about it.
+
+    Args:
+        medians: precision -> time of an inference, "fp32" among them.
+        judged: whether the gate has had its say.
+    """
+    gain = f"{_WORTH - 1:.0%}"
+    no_gain = [n for n, time in medians.items() if n != "fp32" and medians["fp32"] < _WORTH * time]
+    best = min(medians, key=medians.__getitem__)
+    if best == "fp32" or best in no_gain:
+        return "fp32", f"no lower precision is faster by {gain}: fp32 is kept"
+    also = f", {' and '.join(no_gain)} not faster than fp32 by {gain}" if no_gain else ""
+    return best, f"{best} is the fastest{' that passes' if judged else ', none was judged'}{also}"
 
 
 def _some(names: Sequence[str]) -> str:

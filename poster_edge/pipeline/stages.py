@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.config import Preprocess
+from poster_edge.errors import UnavailableError
 from poster_edge.pipeline.frame import FaceResult, Frame, FrameResult
 from poster_edge.vision.align import crop_face, usable
 from poster_edge.vision.draw import draw_faces
@@ -158,6 +159,9 @@ class Pipeline:
         Args:
             started: from :meth:`start`; frames are finished in the order in which they were started.
             at_once: nothing was done since then but waiting, so that all of it counts as "infer".
+
+        Raises:
+            UnavailableError: the network's answer is not finite.
         """
         result, clock = started.result, started.result.latency_ms
         rows = started.rows
@@ -168,6 +172,12 @@ class Pipeline:
             if not at_once:
                 clock["wait"] = whole - clock["infer"]
         began = time.perf_counter()
+        if not np.isfinite(rows).all():
+            # The largest of "nan" is the first class: a label that nothing stands behind.
+            raise UnavailableError(
+                f"{result.frame.source}, frame {result.frame.index}: the network's answer on {result.runtime} is not "
+                "finite; its values exceed this precision, or its weights are damaged: try --precision fp32"
+            )
         for face, row in zip(started.faces, rows, strict=True):
             result.faces.append(FaceResult(face, self._classifier.classes[int(row.argmax())], row))
         if self._detailed:

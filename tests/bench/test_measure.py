@@ -145,3 +145,11 @@ def test_ctrl_c_leaves_no_process(tiny_bundle: Path) -> None:
     while alive(pids[0]) and time.monotonic() < end:
         time.sleep(0.05)
     assert not alive(pids[0])
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="POSIX signals")
+def test_ctrl_c_does_not_end_a_process_that_is_still_starting(tiny_bundle: Path) -> None:
+    # It reaches the whole group; the leader decides, and no import's traceback is printed.
+    with Process(candidate(tiny_bundle)) as process:
+        os.kill(process.pid, signal.SIGINT)
+        assert process.open().file == "model.onnx"

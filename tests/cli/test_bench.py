@@ -23,7 +23,7 @@ from poster_edge.bench.noise import Noise
 from poster_edge.bench.records import Answers, Group, Record, Row, missing
 from poster_edge.bench.state import State
 from poster_edge.bench.statistics import Ratio, summarise
-from poster_edge.cli.bench_plot import draw
+from poster_edge.cli.bench_plot import _crosses, _scatter, draw
 from poster_edge.cli.bench_report import _tables, check_outputs, deliver, figure
 from poster_edge.errors import UsageError
 
@@ -216,6 +216,26 @@ def test_labels_of_a_plot_do_not_cover_each_other(tmp_path: Path) -> None:
     picture = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
     places = [(t.get("x"), t.get("y")) for t in picture.iter("text") if t.get("class") == "name"]
     assert len(set(places)) == 6
+
+
+def test_lines_to_labels_run_through_no_other_label() -> None:
+    # As poster-nano's candidates lie: six of them within half as much again, some on top of each other.
+    rows = [
+        row("onnxruntime fp32", "onnxruntime", 2.7, 0.669, 4.9),
+        row("onnxruntime fp16", "onnxruntime", 3.0, 0.6693, 2.5),
+        row("onnxruntime int8", "onnxruntime", 3.61, 0.6673, 1.8),
+        row("openvino fp32", "openvino", 3.71, 0.669, 4.9),
+        row("openvino fp16", "openvino", 3.73, 0.669, 2.5),
+        row("openvino int8", "openvino", 3.71, 0.6665, 1.5),
+    ]
+    plot = _scatter(rows, noisy=False)
+    assert plot is not None
+    assert any(p.leader for p in plot.points), "there is no room for all beside their circles"
+    for point in plot.points:
+        for other in (p for p in plot.points if p is not point and point.leader):
+            left, base = other.label_at
+            box = (left, base - 11, left + 7.4 * len(other.label), base + 3)
+            assert not _crosses((point.x, point.y, *point.leader), box), f"{point.label} through {other.label}"
 
 
 def test_energy_has_a_table_and_columns(capsys: pytest.CaptureFixture[str]) -> None:

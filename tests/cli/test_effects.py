@@ -6,9 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from poster_edge.cli.main import main
+
+PHOTO = Path(__file__).parents[2] / "poster_edge/zoo/samples/astronaut.jpg"
 
 Ends = Callable[..., "tuple[int, str]"]
 
@@ -110,6 +113,27 @@ def test_a_bundle_gets_the_name_that_was_asked_for(ends: Ends, tmp_path: Path) -
 
 
 def test_more_frames_than_there_can_be_are_all(ends: Ends) -> None:
-    photo = Path(__file__).parents[2] / "poster_edge/zoo/samples/astronaut.jpg"
-    code, err = ends("run", "--source", str(photo), "--detector", "none", "--max-frames", str(10**30))
+    code, err = ends("run", "--source", str(PHOTO), "--detector", "none", "--max-frames", str(10**30))
     assert code == 0, err
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_answer_that_is_no_number_is_no_label(ends: Ends, runtime: str, tmp_path: Path, tiny_bundle: Path) -> None:
+    """As FP16 gives where its range ends; the largest of "nan" would be the first class."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip(runtime)
+    from dataclasses import replace
+
+    from poster_edge.runtime.bundle import load_bundle, write_bundle
+
+    bundle = load_bundle(tiny_bundle)
+    model = onnx.load_from_string(bundle.read("model.onnx"))
+    weights = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weights[:, 3] = np.nan
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, model.graph.initializer[0].name))
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    write_bundle(tmp_path / "b", replace(bundle.manifest, artefacts={}), {"model.onnx": tmp_path / "m.onnx"})
+    code, err = ends("run", "--source", str(PHOTO), "--detector", "none", "--runtime", runtime, "--model", "b")
+    assert code == 4, err
+    assert "frame 0: the network's answer on" in err
+    assert "not finite" in err

@@ -17,6 +17,7 @@ from poster_edge.calib.cache import Calibration, from_histograms
 from poster_edge.calib.collect import collect
 from poster_edge.calib.qdq import tensors_to_calibrate
 from poster_edge.calib.suitability import StatisticsCollector
+from poster_edge.cli.export_precision import fastest
 from poster_edge.data.preprocess import to_input
 from poster_edge.files import sha256
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
@@ -296,7 +297,7 @@ def test_auto_keeps_the_fastest_that_passes(both: tuple[Bundle, str], poster_edg
     line = next(line for line in done.stderr.splitlines() if "taken in turns" in line)
     manifest = load_bundle(tmp_path / "b").manifest
     if manifest.precision == "fp32":
-        assert "no lower precision is faster: fp32 is kept" in line
+        assert "no lower precision is faster by 3%: fp32 is kept" in line
         assert "model.int8.onnx" not in manifest.artefacts
         assert manifest.gate is None
     else:
@@ -305,8 +306,27 @@ def test_auto_keeps_the_fastest_that_passes(both: tuple[Bundle, str], poster_edg
 
 
 @pytest.mark.parametrize(
+    ("fp32", "fp16", "int8", "best", "said"),
+    [
+        (2.0, 2.2, 1.0, "int8", "int8 is the fastest that passes, fp16 not faster than fp32 by 3%"),
+        (2.0, 1.5, 1.0, "int8", "int8 is the fastest that passes"),
+        (2.0, 1.0, 2.1, "fp16", "fp16 is the fastest that passes, int8 not faster than fp32 by 3%"),
+        (2.0, 1.97, 1.96, "fp32", "no lower precision is faster by 3%: fp32 is kept"),
+        (2.0, 3.0, 4.0, "fp32", "no lower precision is faster by 3%: fp32 is kept"),
+    ],
+)
+def test_the_verdict_on_speed_says_what_is_no_faster(
+    fp32: float, fp16: float, int8: float, best: str, said: str
+) -> None:
+    medians = {"fp32": fp32, "fp16": fp16, "int8": int8}
+    assert fastest(medians, judged=True) == (best, said)
+    assert "passes" not in fastest(medians, judged=False)[1]
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--precision", "auto", "--target", "tensorrt"), "--precision auto times onnxruntime or OpenVINO"),
         (("--int8", "--precision", "fp16"), "contradicts --int8"),
         (("--half", "--precision", "fp32"), "contradicts --half"),
         (("--report", "x"), "--report is about FP16 and INT8"),

@@ -101,6 +101,7 @@ def command(
     from poster_edge.data.faces import load_faces
     from poster_edge.files import check_place
     from poster_edge.train.landmarks import load_landmarks
+    from poster_edge.train.records import check_folder
     from poster_edge.train.run import TrainingRun
     from poster_edge.train.starting_weights import StartingWeights
     from poster_edge.train.team import joined, started
@@ -111,6 +112,8 @@ def command(
     weights = StartingWeights(init, trunk, image_weights, landmark_weights)
     folder = output or Path("runs/train") / model
     check_place(folder / "config.json")
+    # Before a large data set is read.
+    check_folder(folder, resume=resume)
     faces = load_faces(data, dataset=dataset, targets=targets)
     if faces.left_out and started().leads:
         console.message(f"{faces.name}: {faces.left_out} images have no label that counts and are left out")

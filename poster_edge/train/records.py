@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from poster_edge.errors import UsageError
+from poster_edge.errors import InputError, UsageError
 from poster_edge.files import write_atomic
 from poster_edge.train.metrics import Metrics
 from poster_edge.train.recipe import Recipe
@@ -35,6 +35,19 @@ def metric_row(metrics: Metrics) -> dict[str, float]:
     }
 
 
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Refuse to begin a run where there is one, and to go on where there is none.
+
+    Raises:
+        UsageError: says which.
+    """
+    there = (folder / "config.json").is_file()
+    if resume and not there:
+        raise UsageError(f"nothing to resume in {folder}")
+    if there and not resume:
+        raise UsageError(f"{folder} holds a run already; pass --resume to go on, or choose another -o")
+
+
 def resumed_settings(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """Settings of a resumed run: those it began with, but the number of epochs may change, which is recorded.
 
@@ -43,12 +56,15 @@ def resumed_settings(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         wanted: what the run is asked for now, as JSON gives it back.
 
     Raises:
-        UsageError: there is no run, or it began with other settings (they are named).
+        UsageError: it began with other settings (they are named).
+        InputError: its settings cannot be read.
     """
     config = folder / "config.json"
-    if not config.is_file():
-        raise UsageError(f"nothing to resume in {folder}")
-    began = json.loads(config.read_text())
+    try:
+        began = json.loads(config.read_text())
+        began["recipe"]["epochs"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{config}: not the settings of a run ({error}); train into another -o") from error
     changes = began.pop("schedule_changes", [])
     # Options that are newer than the run were what their defaults are now.
     for part in ("recipe", "landmark_recipe"):

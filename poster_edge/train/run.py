@@ -36,7 +36,7 @@ from poster_edge.train.normalise import Normalise
 from poster_edge.train.pictures import Pictures
 from poster_edge.train.prepare import network_config, preprocess_for, resident
 from poster_edge.train.recipe import LANDMARK_RECIPE, Recipe
-from poster_edge.train.records import metric_row, resumed_settings, write_rows
+from poster_edge.train.records import check_folder, metric_row, resumed_settings, write_rows
 from poster_edge.train.reporter import Reporter
 from poster_edge.train.shared_norm import share_norms
 from poster_edge.train.starting_weights import StartingWeights
@@ -138,12 +138,11 @@ class TrainingRun:
             UsageError: it holds another run, or there is nothing to resume.
         """
         config = self.folder / "config.json"
+        check_folder(self.folder, resume=resume)
         wanted: dict[str, Any] = json.loads(json.dumps(self.describe()))
         if resume:
             wanted = resumed_settings(self.folder, wanted)
             self.schedule_changes = wanted.get("schedule_changes", [])
-        elif config.exists():
-            raise UsageError(f"{self.folder} holds a run already; pass --resume to go on, or choose another -o")
         # No process looks for what another one has begun to write.
         self.team.wait()
         if self.team.leads:

@@ -353,6 +353,14 @@ def test_schedule_may_change_and_is_recorded(tmp_path: Path, faces: FaceSet) -> 
     assert config["schedule_changes"] == [{"after_epoch": 0, "epochs": [5, 2]}]
 
 
+@pytest.mark.parametrize("settings", ["{", "[]", "{}", '{"recipe": 3}'])
+def test_damaged_settings_of_a_run(tmp_path: Path, faces: FaceSet, settings: str) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.json").write_text(settings)
+    with pytest.raises(InputError, match=r"config\.json: not the settings of a run"):
+        start(tmp_path / "r", faces, epochs=2, model="cf-dan-nano", resume=True)
+
+
 def test_refuses_to_mix_runs(tmp_path: Path, faces: FaceSet) -> None:
     start(tmp_path / "r", faces, epochs=2)
     with pytest.raises(UsageError, match="--resume"):

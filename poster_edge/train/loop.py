@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -93,6 +93,25 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
+def check_parts(recipe: Recipe, team: Team) -> None:
+    """Refuse a batch that does not divide among the processes and their parts.
+
+    Raises:
+        UsageError: says what does not divide.
+    """
+    parts = team.size * recipe.accumulate
+    if recipe.batch % parts or recipe.batch < 2 * parts:
+        raise UsageError(
+            f"a batch of {recipe.batch} does not divide into equal parts of 2 or more for {team.size} processes that "
+            f"take theirs in {recipe.accumulate}: change --batch or --accumulate"
+        )
+
+
+def fitting(recipe: Recipe, team: Team) -> Recipe:
+    """The recipe with a batch that divides among the processes, for batches that nobody chose: at most as large."""
+    return replace(recipe, batch=max(2, recipe.batch // team.size) * team.size)
+
+
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
@@ -122,7 +141,7 @@ class Loop:
         self.device = device
         self.team = team or Team()
         self.batch = recipe.batch
-        self._check_parts()
+        check_parts(recipe, self.team)
         self.optimizer = self._optimizer()
         self.average = AveragedState(model, recipe.ema_decay)
         self.progress = Progress()
@@ -141,13 +160,6 @@ class Loop:
     @property
     def _parts(self) -> int:
         return self.team.size * self.recipe.accumulate
-
-    def _check_parts(self) -> None:
-        if self.recipe.batch % self._parts or self.recipe.batch < 2 * self._parts:
-            raise UsageError(
-                f"a batch of {self.recipe.batch} does not divide into equal parts of 2 or more for {self.team.size} "
-                f"processes that take theirs in {self.recipe.accumulate}: change --batch or --accumulate"
-            )
 
     def _optimizer(self) -> torch.optim.Optimizer:
         groups = parameter_groups(self.model, self.recipe.weight_decay)

@@ -29,7 +29,7 @@ from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import ModelInfo, describe_source, load_model, save_checkpoint
 from poster_edge.models.network import LandmarkNetwork, Network, WithLandmarks
 from poster_edge.train import expression, landmarks, targets
-from poster_edge.train.loop import Device, Loop
+from poster_edge.train.loop import Device, Loop, check_parts, fitting
 from poster_edge.train.losses import as_one, loss_terms
 from poster_edge.train.metrics import evaluate
 from poster_edge.train.normalise import Normalise
@@ -95,6 +95,7 @@ class TrainingRun:
         self.landmark_recipe = replace(LANDMARK_RECIPE, epochs=landmark_epochs, seed=recipe.seed)
         self.schedule_changes: list[dict[str, Any]] = []
         self._save_next = 0.0
+        check_parts(recipe, self.team)
         torch.manual_seed(recipe.seed)
         torch.set_flush_denormal(True)
         self.config = network_config(model_name, len(faces.classes), recipe)
@@ -192,7 +193,7 @@ class TrainingRun:
         network = self.landmark_stream
         if network is None or self.points is None or self.weights.with_landmarks:
             return {}
-        loop = self._loop(network, self.landmark_recipe, "landmarks")
+        loop = self._loop(network, fitting(self.landmark_recipe, self.team), "landmarks")
         points = torch.from_numpy(self.points.points)
         train, held = (self.points.trusted_among(rows) for rows in (self.split.train, self.split.validation))
         network.start_at(points[train])

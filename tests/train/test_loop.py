@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from poster_edge.errors import InputError, UsageError
 from poster_edge.models.build import build_network
 from poster_edge.models.config import model_config
-from poster_edge.train.loop import Device, Loop
+from poster_edge.train.loop import Device, Loop, check_parts, fitting
 from poster_edge.train.recipe import Recipe
 from poster_edge.train.team import Team
 
@@ -56,6 +56,13 @@ def test_sam_and_clipping_change_the_step() -> None:
 def test_batches_that_do_not_divide(batch: int, team: Team) -> None:
     with pytest.raises(UsageError, match=f"a batch of {batch} does not divide into equal parts of 2 or more for"):
         Loop(network(), replace(RECIPE, batch=batch), Device(), team, method="forward", side=2)
+
+
+@pytest.mark.parametrize(("size", "batch"), [(1, 128), (3, 126), (4, 128), (100, 200)])
+def test_a_batch_that_nobody_chose_gives_way(size: int, batch: int) -> None:
+    recipe, team = fitting(replace(RECIPE, batch=128), Team(0, size)), Team(0, size)
+    assert recipe.batch == batch
+    check_parts(recipe, team)
 
 
 def test_small_sets_make_smaller_batches_or_none() -> None:

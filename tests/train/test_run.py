@@ -23,6 +23,7 @@ from poster_edge.train.recipe import Augmentation, LossTerm, Recipe, learning_ra
 from poster_edge.train.run import TrainingRun
 from poster_edge.train.starting_weights import StartingWeights
 from poster_edge.train.state import load_state
+from poster_edge.train.team import Team
 
 
 class Silent:
@@ -351,6 +352,22 @@ def test_schedule_may_change_and_is_recorded(tmp_path: Path, faces: FaceSet) -> 
     config = json.loads((tmp_path / "r" / "config.json").read_text())
     assert config["recipe"]["epochs"] == 2
     assert config["schedule_changes"] == [{"after_epoch": 0, "epochs": [5, 2]}]
+
+
+def test_a_batch_that_does_not_divide_leaves_no_folder(tmp_path: Path, faces: FaceSet) -> None:
+    with pytest.raises(UsageError, match="a batch of 9 does not divide .* 2 processes"):
+        TrainingRun(
+            tmp_path / "r",
+            "cf-dan-nano",
+            faces,
+            None,
+            recipe=Recipe(batch=9),
+            landmark_epochs=1,
+            device=Device("cpu"),
+            reporter=Silent(),
+            team=Team(0, 2),
+        ).start(resume=False)
+    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize("settings", ["{", "[]", "{}", '{"recipe": 3}'])

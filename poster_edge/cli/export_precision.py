@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from poster_edge.bench.statistics import speed_ratio
 from poster_edge.calib.batches import CalibrationSet
 from poster_edge.calib.cache import FILE_NAME as CALIBRATION_FILE
 from poster_edge.calib.cache import Calibration, from_histograms
@@ -309,7 +310,7 @@ class Lowering:
             runner.__exit__(None, None, None)
         medians = {name: float(np.median(t)) for name, t in times.items()}
         self.found.timings = [(n, medians[n], float(np.percentile(t, 90))) for n, t in times.items()]
-        best, verdict = fastest(medians, judged=self.options.gate)
+        best, verdict = fastest(times, judged=self.options.gate)
         figures = ", ".join(f"{n} {m:.2f} ms" for n, m in medians.items())
         self.notify(f"{described}, batch 1, medians of {len(times['fp32'])} taken in turns: {figures}; {verdict}")
         self.found.notes.append(f"{figures}; {verdict}")
@@ -330,20 +331,28 @@ class Lowering:
         }
 
 
-def fastest(medians: Mapping[str, float], *, judged: bool) -> tuple[str, str]:
+def fastest(times: Mapping[str, NDArray[np.float64]], *, judged: bool) -> tuple[str, str]:
     """The precision that is worth its errors, and what is to be said about it.
 
+    A gain counts when it is large enough and its 95 % interval is one: on a busy machine chance is none.
+
     Args:
-        medians: precision -> time of an inference, "fp32" among them.
+        times: precision -> ms of its calls, all taken in turns, "fp32" among them.
         judged: whether the gate has had its say.
     """
     gain = f"{_WORTH - 1:.0%}"
-    no_gain = [n for n, time in medians.items() if n != "fp32" and medians["fp32"] < _WORTH * time]
-    best = min(medians, key=medians.__getitem__)
-    if best == "fp32" or best in no_gain:
-        return "fp32", f"no lower precision is faster by {gain}: fp32 is kept"
-    also = f", {' and '.join(no_gain)} not faster than fp32 by {gain}" if no_gain else ""
-    return best, f"{best} is the fastest{' that passes' if judged else ', none was judged'}{also}"
+    rounds = {n: [np.atleast_1d(t) for t in calls] for n, calls in times.items()}
+    ratios = {n: speed_ratio(rounds["fp32"], rounds[n]) for n in times if n != "fp32"}
+    worth = {n: r.value for n, r in ratios.items() if r.value >= _WORTH and r.low > 1}
+    told = ", ".join(
+        f"{n} {r.value:.2f} times as fast as fp32 ({r.low:.2f} to {r.high:.2f})" for n, r in ratios.items()
+    )
+    if not worth:
+        return "fp32", f"{told}; no lower precision is surely faster by {gain}: fp32 is kept"
+    best = max(worth, key=worth.__getitem__)
+    others = [n for n in ratios if n not in worth]
+    also = f", {' and '.join(others)} not surely faster than fp32 by {gain}" if others else ""
+    return best, f"{told}; {best} is the fastest{' that passes' if judged else ', none was judged'}{also}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -59,6 +59,8 @@ def report_data(work: Lowering) -> ReportData:
         "judged on": f"{first.data}, {first.images} images",
         "runtimes": ", ".join(dict.fromkeys(r.runtime for r in found.reports.values())),
     }
+    if found.notes:
+        facts["speed"] = "; ".join(found.notes)
     ranges: dict[str, dict[str, float]] = {}
     if found.calibration is not None:
         calibration = found.calibration
@@ -81,7 +83,7 @@ def report_data(work: Lowering) -> ReportData:
         faces=[work.judge.images.read(i) for i in first.flips],
         flip_texts=_captions(work, first),
         timings=found.timings,
-        warnings=[*found.notes, *(reason for r in found.reports.values() for reason in r.reasons)],
+        warnings=[reason for r in found.reports.values() for reason in r.reasons],
     )
 
 

@@ -128,9 +128,8 @@ def command(
 
 
 def _recipe(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """A recipe with changes; a warm-up ends with the run at the latest."""
-    recipe = replace(recipe, **changes)
-    return replace(recipe, warmup=min(recipe.warmup, recipe.epochs))
+    """A recipe with changes."""
+    return replace(recipe, **changes)
 
 
 def _train(row: Row, folder: Path, make: Callable[[Row, Any], TrainingRun], left: Callable[[], float | None]) -> bool:

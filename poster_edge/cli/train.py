@@ -194,9 +194,8 @@ def _recipe(model: str | None, name: str | None, **changes: Any) -> tuple[str, R
 
 
 def _changed(recipe: Recipe, **options: Any) -> Recipe:
-    """A recipe with the options that were given; a warm-up ends with the run at the latest."""
-    recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
-    return replace(recipe, warmup=min(recipe.warmup, recipe.epochs))
+    """A recipe with the options that were given."""
+    return replace(recipe, **{k: v for k, v in options.items() if v is not None})
 
 
 def _taught(recipe: Recipe, teachers: tuple[Path, ...], weight: float | None) -> Recipe:

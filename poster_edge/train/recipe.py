@@ -102,7 +102,7 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training split.
-        warmup: epochs of linear warm-up.
+        warmup: epochs of linear warm-up; of a shorter run all.
         batch: images per optimiser step, all processes together.
         accumulate: equal parts that a batch is computed in, one after another, where memory is short.
         lr: peak learning rate.
@@ -205,11 +205,12 @@ def learning_rate(recipe: Recipe, progress: float, *, falls: int = 0) -> float:
         progress: epochs done, with a fraction.
         falls: "plateau" only: how often the rate has fallen so far.
     """
-    if progress < recipe.warmup:
-        return recipe.lr * max(progress / recipe.warmup, 0.01)
+    warmup = min(recipe.warmup, recipe.epochs)
+    if progress < warmup:
+        return recipe.lr * max(progress / warmup, 0.01)
     if recipe.schedule == "plateau":
         return recipe.lr * recipe.factor**falls
     if recipe.schedule == "exponential":
-        return recipe.lr * recipe.factor ** int(progress - recipe.warmup)
-    share = (progress - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9)
+        return recipe.lr * recipe.factor ** int(progress - warmup)
+    share = (progress - warmup) / max(recipe.epochs - warmup, 1e-9)
     return recipe.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))

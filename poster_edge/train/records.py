@@ -73,6 +73,9 @@ def resumed_settings(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
             augmentation = {**defaults["augmentation"], **began[part].get("augmentation", {})}
             began[part] = {**defaults, **began[part], "augmentation": augmentation}
     old, new = began["recipe"].pop("epochs"), wanted["recipe"]["epochs"]
+    if began["recipe"]["warmup"] == old <= wanted["recipe"]["warmup"]:
+        # Records of short runs used to have their warm-up cut to the run's length.
+        began["recipe"]["warmup"] = wanted["recipe"]["warmup"]
     rest = {k: v for k, v in wanted["recipe"].items() if k != "epochs"}
     if differ := _differences(began, {**wanted, "recipe": rest}):
         raise UsageError(

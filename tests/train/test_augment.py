@@ -89,6 +89,8 @@ def test_schedule_rises_then_falls() -> None:
     assert rates.index(max(rates)) == 20
     assert rates[-1] == pytest.approx(0.01)
     assert all(a >= b for a, b in pairwise(rates[20:]))
+    short = replace(recipe, epochs=1)
+    assert [learning_rate(short, p) for p in (0.0, 0.5, 1.0)] == pytest.approx([0.01, 0.5, 1.0])
 
 
 def test_noise_has_the_asked_strength_and_share() -> None:

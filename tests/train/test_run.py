@@ -378,6 +378,24 @@ def test_damaged_settings_of_a_run(tmp_path: Path, faces: FaceSet, settings: str
         start(tmp_path / "r", faces, epochs=2, model="cf-dan-nano", resume=True)
 
 
+@pytest.mark.parametrize("recorded", [2.0, 1.0], ids=["whole", "cut, as it used to be"])
+def test_a_run_shorter_than_its_warm_up_may_become_longer(tmp_path: Path, faces: FaceSet, recorded: float) -> None:
+    def begun(epochs: int, *, resume: bool) -> TrainingRun:
+        recipe = Recipe(epochs=epochs, warmup=2, batch=8)
+        common = {"recipe": recipe, "landmark_epochs": 1, "device": Device("cpu"), "reporter": Silent()}
+        run = TrainingRun(tmp_path / "r", "cf-dan-nano", faces, None, **common)
+        run.start(resume=resume)
+        return run
+
+    begun(1, resume=False)
+    config = tmp_path / "r" / "config.json"
+    settings = json.loads(config.read_text())
+    settings["recipe"]["warmup"] = recorded
+    config.write_text(json.dumps(settings))
+    begun(3, resume=True)
+    assert json.loads(config.read_text())["recipe"]["warmup"] == 2
+
+
 def test_refuses_to_mix_runs(tmp_path: Path, faces: FaceSet) -> None:
     start(tmp_path / "r", faces, epochs=2)
     with pytest.raises(UsageError, match="--resume"):

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ CACHE_VARIABLE = "POSTER_EDGE_CACHE"
 
 _MARK = ".poster-edge-tmp-"
 _STALE_S = 3600.0
+_SCRATCH_STALE_S = 24 * 3600.0
 
 
 def sha256(path: Path) -> str:
@@ -162,14 +164,23 @@ def sweep(folder: Path, *, older_than_s: float = _STALE_S) -> list[Path]:
     now = time.time()
     for path in folder.glob(f"{_MARK}*"):
         with suppress(OSError):
-            if now - path.stat().st_mtime >= older_than_s:
+            if now - path.lstat().st_mtime >= older_than_s:
                 _remove(path)
                 removed.append(path)
     return removed
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for temporary files, gone afterwards; what a process that was killed left a day ago goes first."""
+    sweep(Path(tempfile.gettempdir()), older_than_s=_SCRATCH_STALE_S)
+    with tempfile.TemporaryDirectory(prefix=_MARK) as folder:
+        yield Path(folder)
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    # Not through links: anybody may put one into /tmp.
+    if path.is_dir() and not path.is_symlink():
         for child in path.iterdir():
             _remove(child)
         path.rmdir()

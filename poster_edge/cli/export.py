@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +130,7 @@ def command(
     from poster_edge.cli import console
     from poster_edge.cli.export_draft import renamed, reopen_whole
     from poster_edge.errors import UsageError
-    from poster_edge.files import check_writable
+    from poster_edge.files import check_writable, scratch_folder
     from poster_edge.optional import require
 
     context = click.get_current_context()
@@ -184,17 +183,17 @@ def command(
     check_target(folder, force=force)
     if report is not None:
         check_writable(report / "index.html")
-    with tempfile.TemporaryDirectory(prefix="poster-edge-") as scratch:
+    with scratch_folder() as scratch:
         if finished is not None:
-            draft = renamed(reopen_whole(finished, Path(scratch)), name)
+            draft = renamed(reopen_whole(finished, scratch), name)
         else:
             draft, calibration = _source(
-                model, checkpoint, options, Path(scratch), name=name, random_weights=random_weights, images=images
+                model, checkpoint, options, scratch, name=name, random_weights=random_weights, images=images
             )
             if options.precisions or calib is not None:
-                draft = _lower(draft, calibration, options, Path(scratch), report)
+                draft = _lower(draft, calibration, options, scratch, report)
         if format_ in ENGINE_FORMATS:
-            draft = add_engine(draft, *plan, main, Path(scratch))
+            draft = add_engine(draft, *plan, main, scratch)
         bundle = write_bundle(folder, draft.manifest, draft.files, temperatures=draft.temperatures, force=force)
     console.message(_done(bundle))
 

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ingredients import check_record, fast_precision
-from run_all import RESULTS, ROOT, environment
+from ingredients import check_record, fast_precision, training_environment
+from run_all import RESULTS, ROOT
 from subset import write_subset
 
 from poster_edge.models.ablation import TABLES
@@ -64,7 +64,7 @@ def study(args: argparse.Namespace) -> None:
             break
         found = train(table, work, files, args)
         tables[table] = found["rows"]
-        about = {"environment": environment(), **shared, "threads": args.threads, "recipe": found["recipe"]}
+        about = {"environment": training_environment(), **shared, "threads": args.threads, "recipe": found["recipe"]}
         args.out.write_text(json.dumps({**about, "tables": tables}, indent=1) + "\n")
         if any(row["accuracy"] is None for row in found["rows"]):
             print("stopped for want of time; the same command goes on")

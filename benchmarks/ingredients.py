@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ INGREDIENTS = (
         taught=True,
     ),
 )
+
+
+def training_environment() -> dict[str, Any]:
+    """Machine, versions, commit and date, torch among them."""
+    return {**environment(), "torch": metadata.version("torch")}
 
 
 def fast_precision() -> str:
@@ -219,7 +225,7 @@ def study(args: argparse.Namespace) -> None:
                 return
             base = right_of(folder, files[0]) if base is None else base
             rows.append(row_of(item, seed, folder, files[0], base))
-            about = {"environment": environment(), **shared, "threads": args.threads, "runs": rows}
+            about = {"environment": training_environment(), **shared, "threads": args.threads, "runs": rows}
             args.out.write_text(json.dumps(about, indent=1) + "\n")
             print(f"  {rows[-1]['accuracy']:.2%}, change {rows[-1]['change']:+.2%} ± {rows[-1]['change_ci95']:.2%}")
 

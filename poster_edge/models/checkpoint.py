@@ -73,7 +73,7 @@ class ModelInfo:
                 f"{path}: safetensors without poster-edge metadata; convert the published .pth: 'poster-edge convert'"
             )
         try:
-            return cls(
+            info = cls(
                 model=values["model"],
                 classes=tuple(json.loads(values["classes"])),
                 preprocess=Preprocess.from_dict(json.loads(values["preprocess"])),
@@ -82,8 +82,24 @@ class ModelInfo:
                 training=json.loads(values["training"]),
                 source=values["source"],
             )
-        except (KeyError, ValueError, TypeError) as error:
+            info._check()
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{path}: damaged metadata ({error})") from error
+        return info
+
+    def _check(self) -> None:
+        """Refuse what no bundle could be made of.
+
+        Raises:
+            ValueError: says what.
+        """
+        names = all(isinstance(c, str) and c for c in self.classes)
+        if not names or len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes {self.classes}, expected two names or more, each once")
+        if not 0.01 <= self.temperature <= 100:
+            raise ValueError(f"temperature {self.temperature}, expected 0.01 to 100")
+        if not isinstance(self.training, dict):
+            raise ValueError("training is no object")
 
 
 def save_checkpoint(path: Path, state: dict[str, Tensor], info: ModelInfo) -> None:

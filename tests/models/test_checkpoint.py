@@ -1,0 +1,38 @@
+"""What a checkpoint says about itself is checked before a bundle is made of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from poster_edge.config import Preprocess
+from poster_edge.errors import InputError
+from poster_edge.models.checkpoint import ModelInfo
+
+INFO = ModelInfo("poster-nano", ("angry", "happy"), Preprocess(size=48), "custom", 1.3, {"epochs": 3}, "here")
+
+
+def test_round_trip() -> None:
+    assert ModelInfo.from_metadata(INFO.to_metadata(), Path("x")) == INFO
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "said"),
+    [
+        ("temperature", "nan", "temperature nan, expected 0.01 to 100"),
+        ("temperature", "0", "temperature"),
+        ("temperature", "warm", "warm"),
+        ("classes", "[]", "two names or more"),
+        ("classes", '["happy"]', "two names or more"),
+        ("classes", '["happy", "happy"]', "each once"),
+        ("classes", "[1, 2]", "two names or more"),
+        ("classes", "[" * 100_000, "damaged"),
+        ("training", "[]", "training is no object"),
+        ("preprocess", json.dumps({**INFO.preprocess.to_dict(), "std": [1, float("nan"), 1]}), "std"),
+    ],
+)
+def test_what_no_bundle_could_be_made_of_is_refused(entry: str, value: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        ModelInfo.from_metadata({**INFO.to_metadata(), entry: value}, Path("x.safetensors"))

@@ -110,7 +110,7 @@ def load(name: str) -> dict[str, Any]:
 
 def figures() -> str:
     """The generated part of the page."""
-    return "\n\n".join([_classes(), _pictures(), _masking(), _counts(), *filter(None, [_ablation()])])
+    return "\n\n".join([_classes(), _pictures(), _masking(), _counts(), _ablation()])
 
 
 def _classes() -> str:
@@ -184,9 +184,10 @@ def _counts() -> str:
 
 
 def _ablation() -> str:
-    """Accuracy of the ablation's rows, where they were trained."""
+    """Accuracy of the ablation's rows, or that they were not trained."""
+    title = "### Accuracy of the ablation's rows\n\n"
     if not (RESULTS / ABLATION).is_file():
-        return ""
+        return f"{title}Not trained yet: `python benchmarks/ablation.py --data fer2013.npz --landmarks mesh.npz`."
     found = load(ABLATION)
     machine = found["environment"]
     rows = [
@@ -204,7 +205,7 @@ def _ablation() -> str:
     left = sum(row["accuracy"] is None for group in found["tables"].values() for row in group)
     images = "the whole training split" if found["images"] == "all" else f"{found['images']} training images"
     return (
-        f"### Accuracy of the ablation's rows\n\n{found['model']}, {images} of FER2013, {found['epochs']} epochs, one "
+        f"{title}{found['model']}, {images} of FER2013, {found['epochs']} epochs, one "
         f"seed, {found['precision']}, on {machine['cpu']} ({machine['date']}, `benchmarks/ablation.py`); the epoch was "
         "selected on the faces that it is measured on. The intervals are those of the faces, 95 %; another seed moves "
         "the figures too."

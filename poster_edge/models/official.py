@@ -119,5 +119,6 @@ def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
+    line = str(error).strip().partition("\n")[0][:200]
+    # torch tells of some damage by the number of the byte that it stumbled over, and nothing else.
+    return line if any(c.isalpha() for c in line) else "damaged, or no file that torch saved"

@@ -10,6 +10,7 @@ import pytest
 from poster_edge.config import Preprocess
 from poster_edge.errors import InputError
 from poster_edge.models.checkpoint import ModelInfo
+from poster_edge.models.official import read_official
 
 INFO = ModelInfo("poster-nano", ("angry", "happy"), Preprocess(size=48), "custom", 1.3, {"epochs": 3}, "here")
 
@@ -36,3 +37,9 @@ def test_round_trip() -> None:
 def test_what_no_bundle_could_be_made_of_is_refused(entry: str, value: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         ModelInfo.from_metadata({**INFO.to_metadata(), entry: value}, Path("x.safetensors"))
+
+
+def test_a_file_that_is_no_checkpoint_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "notes.pth").write_bytes(b"hello world\n" * 50)
+    with pytest.raises(InputError, match="not a readable checkpoint .damaged, or no file that torch saved"):
+        read_official(tmp_path / "notes.pth")

@@ -75,7 +75,7 @@ def plot(rows: list[Row], head: dict[str, Any]) -> NDArray[np.uint8]:
         blocks.setdefault((row["what"], row["batch"]), []).append(row)
     height = 60 + sum(_LINE * (len(b) + 2) for b in blocks.values())
     image = np.full((height, _LABEL + _BAR + 150, 3), 255, np.uint8)
-    title = f"{head['device']}, torch {head['torch']}: median ms of a call, cold L2; red: floor"
+    title = f"{head['device']}, torch {head['torch']}: median ms of a call, cold L2; bars: logarithmic; red: floor"
     _text(image, title.replace("µ", "u"), 12, 28, 0.5)
     y = 52
     for (what, batch), members in blocks.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from poster_edge import __version__
 from poster_edge.errors import PosterEdgeError, UsageError
-from poster_edge.files import sync_folder, temporary_name, write_atomic
+from poster_edge.files import replace_folder, temporary_name, write_atomic
 from poster_edge.kernels.aot_compile import Compiled, compile_launch, source_hash, triton_version
 from poster_edge.kernels.launch import ARGUMENTS, Launch, plan
 from poster_edge.kernels.shape import FusionShape
@@ -119,10 +119,7 @@ def build_folder(
                 entries.append(_store(work, step, compiled, ptx=ptx))
                 report(_line(entries[-1]))
         write_atomic(work / MANIFEST, json.dumps(_manifest(shape, model, precision, entries), indent=1) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.replace(folder)
-        sync_folder(folder.parent)
+        replace_folder(work, folder)
     except OSError as error:
         raise PosterEdgeError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:

@@ -40,7 +40,7 @@ def read_manifest(folder: Path) -> tuple[FusionShape, str, list[Entry]]:
         entries = [Entry(**{n: k[n] for n in names}) for k in data["kernels"]]
         shape = FusionShape(**{**data["shape"], "dims": tuple(data["shape"]["dims"])})
         return shape, str(data["precision"]), entries
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{folder} has no {MANIFEST}: it is no folder of 'poster-edge kernels build'") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / MANIFEST} cannot be read: {type(error).__name__}: {error}") from error

@@ -105,6 +105,12 @@ def test_listed(built: Path, kernel_cache: Path, tmp_path: Path) -> None:
 
 
 @needs_triton
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "orin").write_text("no folder")
+    with pytest.raises(InputError, match="orin has no .*: it is no folder of 'poster-edge kernels build'"):
+        read_manifest(tmp_path / "orin")
+
+
 def test_a_changed_file_is_refused(built: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(built, copy)

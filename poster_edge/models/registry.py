@@ -61,9 +61,9 @@ REGISTRY: dict[str, ModelFacts] = {
         ModelFacts(
             "poster-affectnet", 71_607_999, 58_663_855, 15_570_381_824, "affectnet7", "67.31 % (paper)", _PUBLISHED
         ),
-        ModelFacts("fer-vt-nano", 650_982, 650_982, 84_520_320, "fer2013", "55.75 % (ours, 6 epochs)", _TRAIN),
+        ModelFacts("fer-vt-nano", 650_982, 650_982, 84_520_320, "fer2013", "62.39 % (ours)", _TRAIN),
         ModelFacts("fer-vt", 27_607_686, 27_607_686, 7_302_271_360, "rafdb", "88.26 % (paper)", _TRAIN),
-        ModelFacts("cf-dan-nano", 582_183, 582_183, 71_796_480, "fer2013", "43.61 % (ours, 6 epochs)", _TRAIN),
+        ModelFacts("cf-dan-nano", 582_183, 582_183, 71_796_480, "fer2013", "62.80 % (ours)", _TRAIN),
         ModelFacts("cf-dan", 15_404_615, 15_404_615, 3_903_876_096, "rafdb", "92.78 % (paper)", _TRAIN),
         ModelFacts("cf-dan-out-proj", 16_453_191, 16_453_191, 4_006_636_544, "rafdb", "", _TRAIN),
     )

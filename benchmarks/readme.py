@@ -17,6 +17,7 @@ import readme_engines
 import readme_gpu
 import readme_ingredients
 import readme_precision
+import readme_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -148,6 +149,7 @@ PAGES = {
     ROOT / "docs" / "precision.md": lambda: readme_precision.page(RESULTS, table),
     ROOT / "docs" / "tensorrt.md": lambda: readme_engines.page(RESULTS, table),
     ROOT / "docs" / "training.md": lambda: readme_ingredients.page(RESULTS, table),
+    ROOT / "docs" / "profile.md": lambda: readme_profile.page(RESULTS, table),
     ROOT / "docs" / "kernels.md": lambda: readme_gpu.tables(RESULTS, table),
 }
 

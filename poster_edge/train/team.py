@@ -97,14 +97,15 @@ def started() -> Team:
     given = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     if not given:
         return Team()
-    # Launchers other than torchrun leave it out.
-    given |= {"LOCAL_WORLD_SIZE": os.environ.get("LOCAL_WORLD_SIZE", "1")}
-    if len(given) <= len(_VARIABLES) or not all(v.isdigit() for v in given.values()):
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        given["LOCAL_WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"]
+    if not given.keys() >= set(_VARIABLES) or not all(v.isdigit() for v in given.values()):
         raise UsageError(
             f"the environment has {', '.join(f'{k}={v}' for k, v in given.items())}: expected whole numbers in all of "
             f"{', '.join(_VARIABLES)}, as torchrun sets them, or none of them"
         )
-    return Team(*(int(given[name]) for name in (*_VARIABLES, "LOCAL_WORLD_SIZE")))
+    # Launchers other than torchrun leave the last one out.
+    return Team(*(int(given.get(name, "1")) for name in (*_VARIABLES, "LOCAL_WORLD_SIZE")))
 
 
 @contextmanager

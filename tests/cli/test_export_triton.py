@@ -96,7 +96,7 @@ def test_precisions(
         (("--triton-kind", "cpu", "--triton-backend", "tensorrt"), 2, "--triton-kind gpu"),
         (("--triton-kind", "gpu", "--int8"), 2, "computes INT8 graphs in float"),
         (("--triton-kind", "gpu", "--threads", "2"), 2, "--threads is about the CPU"),
-        (("--name", "a/b"), 2, "'a/b' cannot name a model"),
+        (("--name", "a/b"), 2, "--name 'a/b': expected a plain name"),
         (("--max-batch", "0"), 2, "--max-batch"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, tuple) else "",

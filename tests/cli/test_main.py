@@ -132,6 +132,8 @@ def test_a_signal_ends_a_command_as_ctrl_c_does(which: signal.Signals, tmp_path:
         stderr=subprocess.PIPE,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        # Under nohup it would be ignored, here and in the command, as it should be there.
+        preexec_fn=lambda: signal.signal(which, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"in\n"

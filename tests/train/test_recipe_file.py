@@ -91,9 +91,15 @@ def test_augmentation_by_name() -> None:
         (HEAD + "[train]\nfreeze_landmark_bn = 1", "train.freeze_landmark_bn is 1, expected true or false"),
         (HEAD + "[train]\nloss = 2", "a.toml: train.loss is 2, expected a list of tables"),
         (HEAD + "[[train.loss]]\nweight = 0", "a.toml: train.loss.0..weight is 0.0, expected above 0"),
-        (HEAD + '[train]\naugmentation = "mild"', "train.augmentation is 'mild', expected a table or standard or st"),
+        (
+            HEAD + '[train]\naugmentation = "mild"',
+            "train.augmentation is 'mild', expected a table or none or standard",
+        ),
         (HEAD + "[train.augmentation]\nerase = 2", "a.toml: train.augmentation.erase is 2.0, expected from 0 to 1"),
-        (HEAD + "[train.augmentation]\nblur = 2", "a.toml: unknown key train.augmentation.blur, expected one of rot"),
+        (
+            HEAD + "[train.augmentation]\nblur = 2",
+            "unknown key train.augmentation.blur, expected one of flip, rot",
+        ),
         (HEAD + "[train.augmentation]\nerase_area = [0.2]", "erase_area is .0.2., expected a list of 2 values"),
         (HEAD + "[train.augmentation]\nerase_area = [0.2, 0.1]", "erase_area is 0.2 to 0.1, expected two rising"),
         ("about =", "a.toml: not readable as TOML"),

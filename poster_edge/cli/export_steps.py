@@ -27,6 +27,7 @@ from poster_edge.models.ablation import SEPARATOR
 from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import ModelInfo, load_model, save_checkpoint
 from poster_edge.models.config import model_config
+from poster_edge.models.counting import count
 from poster_edge.models.network import Network, live_parameters
 from poster_edge.models.poster import Poster
 from poster_edge.models.registry import REGISTRY
@@ -171,13 +172,15 @@ def _onnx_model(path: Path) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
 
 
 def _facts(network: Network, info: ModelInfo, parity: Comparison) -> dict[str, str]:
-    config, facts = network.config, REGISTRY[info.model]
+    config = network.config
+    # A variant for an ablation is no entry of the registry: it is counted.
+    flops = REGISTRY[info.model].flops if info.model in REGISTRY else count(config).flops
     return {
         "network": f"{info.model}: {config.description}",
         "input": f"float32 (N, 3, {config.input_size}, {config.input_size}), {info.preprocess.colour}",
         "output": f"logits (N, {len(info.classes)}); temperature {info.temperature:.3f}",
         "parameters used": f"{live_parameters(network):,}",
-        "FLOPs (2 per multiply-add)": f"{facts.flops / 1e6:,.0f} M",
+        "FLOPs (2 per multiply-add)": f"{flops / 1e6:,.0f} M",
         "weights": info.source,
         "ONNX against PyTorch": str(parity),
     }

@@ -79,3 +79,14 @@ def test_measured_and_run_in_int8(way: Path, poster_edge: Command) -> None:
     face = json.loads(seen.stdout.splitlines()[0])["faces"][0]
     assert face["label"] in ("sad", "happy")
     assert "int8" in seen.stderr
+
+
+def test_a_variant_of_an_ablation_is_exported_and_runs(poster_edge: Command, tmp_path: Path) -> None:
+    model = "poster-nano@image-only"
+    done = poster_edge("export", "--model", model, "--random-weights", "--compare", "2", "-o", "b", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert load_bundle(str(tmp_path / "b")).manifest.model == model
+    assert "| 108 M |" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+    done = poster_edge("run", "--model", "b", "--source", str(PHOTO), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert model in done.stderr + done.stdout

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ingredients import check_record, fast_precision, training_environment
-from run_all import RESULTS, ROOT
+from ingredients import check_record, settle, study_options, training_environment
+from run_all import ROOT
 from subset import write_subset
 
 from poster_edge.models.ablation import TABLES
@@ -74,25 +74,10 @@ def study(args: argparse.Namespace) -> None:
 def main() -> None:
     """Train what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="FER2013 as .npz, with its splits")
-    parser.add_argument("--landmarks", type=Path, required=True, help=".npz of 68 points per row")
+    study_options(parser, name="ablation", record=RECORD)
     parser.add_argument("--table", choices=TABLES, action="append", help="may be repeated [default: all]")
-    parser.add_argument("--images", type=int, help="training images to draw [default: all]")
-    parser.add_argument("--validation-images", type=int, help="validation images to draw, with --images [default: all]")
-    parser.add_argument("--epochs", type=int, default=40, help="of every row (%(default)s)")
-    parser.add_argument("--landmark-epochs", type=int, default=8, help="of pre-training, done once (%(default)s)")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where it is fast"
-    )
-    parser.add_argument("--threads", type=int, help="of a training on a CPU [default: torch's choice]")
-    parser.add_argument("--minutes", type=float, help="stop at an epoch's end; the same command goes on")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ablation", help="folder of the trainings")
-    parser.add_argument("--out", type=Path, default=RESULTS / RECORD, help="the record")
     args = parser.parse_args()
-    args.data, args.landmarks = args.data.resolve(), args.landmarks.resolve()
-    args.precision = fast_precision() if args.precision == "auto" else args.precision
-    args.deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
+    settle(args)
     study(args)
 
 

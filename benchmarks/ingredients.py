@@ -242,26 +242,40 @@ def check_record(path: Path, shared: dict[str, Any]) -> None:
         )
 
 
-def arguments() -> argparse.Namespace:
-    """The command line's options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def study_options(parser: argparse.ArgumentParser, *, name: str, record: str) -> None:
+    """Options of every study that trains poster-nano several times."""
     parser.add_argument("--data", type=Path, help="FER2013 as .npz, with its splits")
     parser.add_argument("--landmarks", type=Path, help=".npz of 68 points per row")
     parser.add_argument("--images", type=int, help="training images to draw [default: all]")
     parser.add_argument("--validation-images", type=int, help="validation images to draw, with --images [default: all]")
-    parser.add_argument("--epochs", type=int, default=40, help="of the baseline (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=40, help="of every run (%(default)s)")
     parser.add_argument("--landmark-epochs", type=int, default=8, help="of pre-training (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each ingredient (%(default)s)")
-    parser.add_argument("--teacher", type=Path, action="append", help="may be repeated [default: the packaged model]")
-    parser.add_argument("--only", type=lambda text: text.split(","), help="names of --list, separated by commas")
     parser.add_argument("--device", default="auto")
     parser.add_argument(
         "--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where it is fast"
     )
     parser.add_argument("--threads", type=int, help="of a training on a CPU [default: torch's choice]")
     parser.add_argument("--minutes", type=float, help="stop at an epoch's end; the same command goes on")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ingredients", help="folder of the trainings")
-    parser.add_argument("--out", type=Path, default=RESULTS / RECORD, help="the record")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / name, help="folder of the trainings")
+    parser.add_argument("--out", type=Path, default=RESULTS / record, help="the record")
+
+
+def settle(args: argparse.Namespace) -> None:
+    """Make what :func:`study_options` took definite: whole paths, a precision, a deadline."""
+    if args.data is None or args.landmarks is None:
+        sys.exit("--data and --landmarks are needed to train")
+    args.data, args.landmarks = args.data.resolve(), args.landmarks.resolve()
+    args.precision = fast_precision() if args.precision == "auto" else args.precision
+    args.deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
+
+
+def arguments() -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    study_options(parser, name="ingredients", record=RECORD)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each ingredient (%(default)s)")
+    parser.add_argument("--teacher", type=Path, action="append", help="may be repeated [default: the packaged model]")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="names of --list, separated by commas")
     parser.add_argument("--list", action="store_true", help="show the ingredients and end")
     return parser.parse_args()
 
@@ -275,12 +289,8 @@ def main() -> None:
     known = [i.name for i in INGREDIENTS]
     if unknown := [n for n in args.only or [] if n not in known]:
         sys.exit(f"--only {','.join(unknown)}: expected some of {', '.join(known)}")
-    if args.data is None or args.landmarks is None:
-        sys.exit("--data and --landmarks are needed to train; python benchmarks/readme.py writes the page")
-    args.data, args.landmarks = args.data.resolve(), args.landmarks.resolve()
+    settle(args)
     args.teacher = [t.resolve() for t in args.teacher or [PACKAGED]]
-    args.precision = fast_precision() if args.precision == "auto" else args.precision
-    args.deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
     study(args)
 
 

@@ -109,13 +109,7 @@ class OrtRunner:
             size=manifest.preprocess.size,
             cache_folder=cache.folder if cache else None,
         )
-        try:
-            session = open_session(data, self._settings(data), provider, options)
-        except PosterEdgeError:
-            raise
-        except Exception as error:  # onnxruntime raises many types, UnicodeDecodeError among them
-            on = "onnxruntime" if provider.kind == "cpu" else f"onnxruntime on {provider.label}"
-            raise BundleError(f"{self.bundle.folder / self.file}: {on} cannot load it: {one_line(error)}") from error
+        session = self._start(data, self._settings(data), options)
         inputs = {i.name: i.shape for i in session.get_inputs()}
         check_fit(self.file, manifest, inputs, {o.name: o.shape for o in session.get_outputs()})
         others = elsewhere(session, provider)
@@ -129,7 +123,17 @@ class OrtRunner:
     def _open_again(self, threads: int) -> ort.InferenceSession:
         """Another session of the same model, which has been opened and checked before."""
         data = self.bundle.read(self.file)
-        return open_session(data, self._settings(data, threads=threads), self.provider, {})
+        return self._start(data, self._settings(data, threads=threads), {})
+
+    def _start(self, data: bytes, settings: ort.SessionOptions, options: dict[str, str]) -> ort.InferenceSession:
+        provider = self.provider
+        try:
+            return open_session(data, settings, provider, options)
+        except PosterEdgeError:
+            raise
+        except Exception as error:  # onnxruntime raises many types, UnicodeDecodeError among them
+            on = "onnxruntime" if provider.kind == "cpu" else f"onnxruntime on {provider.label}"
+            raise BundleError(f"{self.bundle.folder / self.file}: {on} cannot load it: {one_line(error)}") from error
 
     def _settings(self, data: bytes, *, threads: int | None = None) -> ort.SessionOptions:
         settings = ort.SessionOptions()

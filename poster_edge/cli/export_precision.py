@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from poster_edge.bench.statistics import speed_ratio
 from poster_edge.calib.batches import CalibrationSet
 from poster_edge.calib.cache import FILE_NAME as CALIBRATION_FILE
 from poster_edge.calib.cache import Calibration, from_histograms
@@ -25,6 +24,7 @@ from poster_edge.calib.suitability import MAX_DISTANCE, mismatches
 from poster_edge.cli import console
 from poster_edge.cli.calib_source import open_calibration
 from poster_edge.cli.export_draft import Draft
+from poster_edge.cli.export_fastest import fastest
 from poster_edge.cli.export_judging import Judge
 from poster_edge.cli.export_options import Options
 from poster_edge.errors import GateError, UsageError
@@ -49,8 +49,6 @@ FILES: dict[str, dict[str, tuple[str, ...]]] = {
         "tensorrt": ("model.int8-inputs.onnx",),
     },
 }
-#: A lower precision must be this much faster to be worth its errors.
-_WORTH = 1.03
 #: Images on which the error of single layers and the range of FP16 are measured.
 _FEW = 32
 #: The packaged photos are unlike any data set: only gross differences to them mean anything.
@@ -329,30 +327,6 @@ class Lowering:
             "fp32_islands": sorted(vars(self).get("_islands", ())),
             "models": {f: r.to_dict() for f, r in reports.items()},
         }
-
-
-def fastest(times: Mapping[str, NDArray[np.float64]], *, judged: bool) -> tuple[str, str]:
-    """The precision that is worth its errors, and what is to be said about it.
-
-    A gain counts when it is large enough and its 95 % interval is one: on a busy machine chance is none.
-
-    Args:
-        times: precision -> ms of its calls, all taken in turns, "fp32" among them.
-        judged: whether the gate has had its say.
-    """
-    gain = f"{_WORTH - 1:.0%}"
-    rounds = {n: [np.atleast_1d(t) for t in calls] for n, calls in times.items()}
-    ratios = {n: speed_ratio(rounds["fp32"], rounds[n]) for n in times if n != "fp32"}
-    worth = {n: r.value for n, r in ratios.items() if r.value >= _WORTH and r.low > 1}
-    told = ", ".join(
-        f"{n} {r.value:.2f} times as fast as fp32 ({r.low:.2f} to {r.high:.2f})" for n, r in ratios.items()
-    )
-    if not worth:
-        return "fp32", f"{told}; no lower precision is surely faster by {gain}: fp32 is kept"
-    best = max(worth, key=worth.__getitem__)
-    others = [n for n in ratios if n not in worth]
-    also = f", {' and '.join(others)} not surely faster than fp32 by {gain}" if others else ""
-    return best, f"{told}; {best} is the fastest{' that passes' if judged else ', none was judged'}{also}"
 
 
 def _some(names: Sequence[str]) -> str:

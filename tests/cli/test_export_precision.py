@@ -17,7 +17,7 @@ from poster_edge.calib.cache import Calibration, from_histograms
 from poster_edge.calib.collect import collect
 from poster_edge.calib.qdq import tensors_to_calibrate
 from poster_edge.calib.suitability import StatisticsCollector
-from poster_edge.cli.export_precision import fastest
+from poster_edge.cli.export_fastest import fastest
 from poster_edge.data.preprocess import to_input
 from poster_edge.files import sha256
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle

@@ -6,7 +6,6 @@ bootstrap over images for differences, Wilson's interval for the share of flips 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from poster_edge.train.metrics import Metrics, evaluate, softmax
+from poster_edge.train.metrics import Metrics, evaluate, softmax, wilson
 
 _RESAMPLES = 1000
 
@@ -164,14 +163,6 @@ def judge(
         asdict(thresholds),
         flips=np.flatnonzero(flipped)[:64].tolist(),
     )
-
-
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float, float]:
-    """A share with Wilson's 95 % interval: (share, low, high)."""
-    share = hits / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return share, max(0.0, centre - half), min(1.0, centre + half)
 
 
 def mean_divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:

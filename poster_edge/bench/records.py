@@ -30,7 +30,7 @@ class Answers:
     Attributes:
         faces: labelled faces it was asked about.
         accuracy: share of right answers; None for weights that were not trained, which mean nothing.
-        accuracy_ci95: half width of its 95 % interval.
+        accuracy_ci95: distance to the farther end of its 95 % interval.
         agreement: share of faces for which it names the baseline's class.
         named: classes that the baseline names; where it is 1, as with random weights, agreement says nothing.
     """

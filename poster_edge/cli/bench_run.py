@@ -24,6 +24,7 @@ from poster_edge.cli import console
 from poster_edge.cli.eval_report import select
 from poster_edge.data.faces import FaceSet, load_faces
 from poster_edge.runtime.bundle import Bundle
+from poster_edge.runtime.classifier import require_finite
 from poster_edge.train.metrics import evaluate
 
 #: Face crops that travel to a candidate's process at once, and numbers that they may become there.
@@ -144,7 +145,9 @@ class _Judge:
             for start in range(0, len(crops), batch):
                 parts.append(process.logits(crops[start : start + batch]))
                 bar.advance(task, batch)
-        self._logits[candidate.weights] = np.concatenate(parts)
+        logits = np.concatenate(parts)
+        require_finite(logits, where=f"{candidate.label}, {self.faces.name}", runtime=candidate.runtime)
+        self._logits[candidate.weights] = logits
 
     def answers(self, candidate: Candidate, baseline: Candidate) -> Answers:
         """Accuracy, and agreement with the baseline."""

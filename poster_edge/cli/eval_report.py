@@ -16,7 +16,7 @@ from poster_edge.data.split import twins_in_training
 from poster_edge.data.subsets import Subset, read_subset
 from poster_edge.errors import InputError, UsageError
 from poster_edge.runtime.bundle import Bundle
-from poster_edge.runtime.classifier import Classifier
+from poster_edge.runtime.classifier import Classifier, require_finite
 from poster_edge.train.metrics import Metrics, evaluate
 
 
@@ -83,6 +83,7 @@ def predict(
                     problems.append(str(error))
             if crops:
                 logits.append(classifier.logits(crops))
+                require_finite(logits[-1], where=faces.name, runtime=classifier.runtime)
             bar.advance(task, len(crops))
     return np.concatenate([np.empty((0, len(classifier.classes)), np.float32), *logits]), read, problems
 

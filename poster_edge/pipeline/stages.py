@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.config import Preprocess
-from poster_edge.errors import UnavailableError
 from poster_edge.pipeline.frame import FaceResult, Frame, FrameResult
+from poster_edge.runtime.classifier import require_finite
 from poster_edge.vision.align import crop_face, usable
 from poster_edge.vision.draw import draw_faces
 from poster_edge.vision.faces import Detector, Face, Image
@@ -172,12 +172,8 @@ class Pipeline:
             if not at_once:
                 clock["wait"] = whole - clock["infer"]
         began = time.perf_counter()
-        if not np.isfinite(rows).all():
-            # The largest of "nan" is the first class: a label that nothing stands behind.
-            raise UnavailableError(
-                f"{result.frame.source}, frame {result.frame.index}: the network's answer on {result.runtime} is not "
-                "finite; its values exceed this precision, or its weights are damaged: try --precision fp32"
-            )
+        where = f"{result.frame.source}, frame {result.frame.index}"
+        require_finite(rows, where=where, runtime=result.runtime)
         for face, row in zip(started.faces, rows, strict=True):
             result.faces.append(FaceResult(face, self._classifier.classes[int(row.argmax())], row))
         if self._detailed:

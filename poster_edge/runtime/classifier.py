@@ -21,6 +21,24 @@ from poster_edge.runtime.runner import Pending, Runner, asynchronous
 from poster_edge.train.metrics import softmax
 
 
+def require_finite(rows: NDArray[np.floating], *, where: str, runtime: str) -> None:
+    """Refuse answers (N, C) that are no numbers: the largest of "nan" is the first class, which nothing stands behind.
+
+    Args:
+        rows: logits or probabilities.
+        where: whose answers they are, for the message.
+        runtime: what computed them.
+
+    Raises:
+        UnavailableError: one of them is not finite.
+    """
+    if not np.isfinite(rows).all():
+        raise UnavailableError(
+            f"{where}: the network's answer on {runtime} is not finite; its values exceed this precision, or its "
+            "weights are damaged: try --precision fp32"
+        )
+
+
 class PendingFaces:
     """The faces of one batch on their way through the network.
 

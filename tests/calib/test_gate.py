@@ -12,7 +12,6 @@ from poster_edge.calib.gate import (
     mean_divergence,
     paired_drop,
     pass_by_restoring,
-    wilson,
 )
 from poster_edge.calib.suitability import FEATURES, StatisticsCollector, image_features, mismatches
 from poster_edge.calib.temperature import match_temperature
@@ -98,17 +97,6 @@ def test_thresholds_are_the_callers(labels: np.ndarray) -> None:
     lax = Thresholds(accuracy_ratio=0.9, class_drop=0.1)
     assert judge(one_hot(labels), candidate, labels, CLASSES, thresholds=lax).passed
     assert not judge(one_hot(labels), candidate, labels, CLASSES).passed
-
-
-def test_wilson_against_its_published_example() -> None:
-    """Newcombe (1998), Table I: 81 of 263 gives 0.2553 to 0.3662."""
-    share, low, high = wilson(81, 263)
-    assert (share, low, high) == (
-        pytest.approx(0.3080, abs=1e-4),
-        pytest.approx(0.2553, abs=1e-4),
-        pytest.approx(0.3662, abs=1e-4),
-    )
-    assert wilson(0, 100)[1] == 0
 
 
 def test_paired_interval_covers_the_truth() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from poster_edge.cli.main import main
+from poster_edge.labels import LABEL_SETS
 
 PHOTO = Path(__file__).parents[2] / "poster_edge/zoo/samples/astronaut.jpg"
 
@@ -117,23 +118,44 @@ def test_more_frames_than_there_can_be_are_all(ends: Ends) -> None:
     assert code == 0, err
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_an_answer_that_is_no_number_is_no_label(ends: Ends, runtime: str, tmp_path: Path, tiny_bundle: Path) -> None:
-    """As FP16 gives where its range ends; the largest of "nan" would be the first class."""
+@pytest.fixture(scope="module")
+def not_a_number(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that answers "nan" for its fourth class."""
     onnx = pytest.importorskip("onnx")
-    pytest.importorskip(runtime)
     from dataclasses import replace
 
     from poster_edge.runtime.bundle import load_bundle, write_bundle
 
-    bundle = load_bundle(tiny_bundle)
+    bundle, folder = load_bundle(tiny_bundle), tmp_path_factory.mktemp("nan")
     model = onnx.load_from_string(bundle.read("model.onnx"))
     weights = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()
     weights[:, 3] = np.nan
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, model.graph.initializer[0].name))
-    onnx.save(model, str(tmp_path / "m.onnx"))
-    write_bundle(tmp_path / "b", replace(bundle.manifest, artefacts={}), {"model.onnx": tmp_path / "m.onnx"})
-    code, err = ends("run", "--source", str(PHOTO), "--detector", "none", "--runtime", runtime, "--model", "b")
+    onnx.save(model, str(folder / "m.onnx"))
+    write_bundle(folder / "b", replace(bundle.manifest, artefacts={}), {"model.onnx": folder / "m.onnx"})
+    return folder / "b"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_answer_that_is_no_number_is_no_label(ends: Ends, runtime: str, not_a_number: Path) -> None:
+    """As FP16 gives where its range ends; the largest of "nan" would be the first class."""
+    pytest.importorskip(runtime)
+    words = ("run", "--source", str(PHOTO), "--detector", "none", "--runtime", runtime)
+    code, err = ends(*words, "--model", str(not_a_number))
     assert code == 4, err
     assert "frame 0: the network's answer on" in err
+    assert "not finite" in err
+
+
+@pytest.mark.parametrize("command", ["eval", "bench --runtime onnxruntime --duration 0.1 --allow-noisy"])
+def test_answers_that_are_no_numbers_have_no_accuracy(
+    ends: Ends, command: str, not_a_number: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx")
+    images = np.random.default_rng(0).integers(0, 256, (14, 16, 16)).astype(np.uint8)
+    classes = np.array(LABEL_SETS["fer2013"].classes)
+    np.savez(tmp_path / "d.npz", images=images, labels=np.arange(14) % 7, classes=classes)
+    code, err = ends(*command.split(), "--data", "d.npz", "--model", str(not_a_number))
+    assert code == 4, err
+    assert "d.npz: the network's answer on" in err
     assert "not finite" in err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from poster_edge.calib.temperature import fit_temperature, negative_log_likelihood
-from poster_edge.train.metrics import calibration_error, evaluate, softmax
+from poster_edge.train.metrics import calibration_error, evaluate, softmax, wilson
 
 
 def one_hot_logits(predicted: list[int], classes: int, height: float = 10.0) -> np.ndarray:
@@ -59,3 +59,30 @@ def test_temperature_minimises_the_likelihood() -> None:
 def test_extreme_logits_stay_finite() -> None:
     metrics = evaluate(np.array([[1e4, -1e4], [-1e4, 1e4]]), np.array([0, 0]), ("a", "b"))
     assert np.isfinite([metrics.nll, metrics.ece]).all()
+
+
+def test_wilson_against_its_published_example() -> None:
+    """Newcombe (1998), Table I: 81 of 263 gives 0.2553 to 0.3662."""
+    share, low, high = wilson(81, 263)
+    assert (share, low, high) == (
+        pytest.approx(0.3080, abs=1e-4),
+        pytest.approx(0.2553, abs=1e-4),
+        pytest.approx(0.3662, abs=1e-4),
+    )
+    assert wilson(0, 100)[1] == 0
+
+
+@pytest.mark.parametrize("predicted", [0, 1])
+def test_few_faces_all_told_rightly_or_wrongly_leave_a_wide_interval(predicted: int) -> None:
+    logits = np.zeros((3, 2))
+    logits[:, predicted] = 5.0
+    found = evaluate(logits, np.zeros(3, np.int64), ("a", "b"))
+    assert found.accuracy == 1 - predicted
+    assert found.accuracy_ci95 == pytest.approx(0.5615, abs=1e-4)  # 1 - 3 / (3 + 1.96^2)
+
+
+def test_the_interval_of_many_faces_is_the_normal_one() -> None:
+    logits = np.eye(2)[(np.arange(4000) % 3 == 0).astype(int)]
+    found = evaluate(logits, np.zeros(4000, np.int64), ("a", "b"))
+    normal = 1.96 * np.sqrt(found.accuracy * (1 - found.accuracy) / 4000)
+    assert found.accuracy_ci95 == pytest.approx(normal, rel=0.03)

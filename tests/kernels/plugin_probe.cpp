@@ -17,6 +17,8 @@ namespace {
 struct Device {
   int capability = 87;
   int loads = 0;
+  int refusal = 0;                // what loading gives
+  unsigned long long context = 1; // number of the current context; all have one address
   int (*launch)(void const* image, unsigned const* grid, unsigned threads, unsigned shared, void* stream,
                 void** arguments) = nullptr;
 } device;
@@ -36,7 +38,9 @@ poster_edge::Driver double_of_the_driver() {
     *value = which == 75 ? device.capability / 10 : device.capability % 10;
     return 0;
   };
-  d.load = [](void** module, void const* image) { return ++device.loads, *module = const_cast<void*>(image), 0; };
+  d.load = [](void** module, void const* image) {
+    return ++device.loads, *module = const_cast<void*>(image), device.refusal;
+  };
   d.function = [](void** function, void* module, char const*) { return *function = module, 0; };
   d.set = [](void*, int attribute, int) { return attribute == 8 ? 0 : 1; };
   d.launch = [](void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
@@ -44,6 +48,8 @@ poster_edge::Driver double_of_the_driver() {
     unsigned const grid[] = {x, y, z};
     return device.launch(function, grid, threads, shared, stream, arguments);
   };
+  d.context_id = [](void*, unsigned long long* id) { return *id = device.context, 0; };
+  d.error_name = [](int, char const** name) { return *name = "CUDA_ERROR_INVALID_IMAGE", 0; };
   return d;
 }
 
@@ -71,6 +77,15 @@ void probe_device(int capability, decltype(device.launch) launch) {
   poster_edge::use_driver(double_of_the_driver());
   setLoggerFinder(&lines);
 }
+
+// Another context than any before, at the same address; loading gives a code.
+void probe_context(int refusal) {
+  ++device.context;
+  device.refusal = refusal;
+}
+
+// TensorRT's logger, on the real driver.
+void probe_listen() { setLoggerFinder(&lines); }
 
 char const* probe_said() { return lines.last; }
 int probe_loads() { return device.loads; }
@@ -111,6 +126,14 @@ int probe_configure(void* plugin, int64_t batch, int levels, int64_t const* size
   auto* p = static_cast<IPluginV3*>(plugin);
   int const code = build(p)->configurePlugin(given, levels + 1, &out, 1);
   return code ? code : runtime(p)->onShapeChange(exact, levels + 1, nullptr, 1);
+}
+
+// The second level's batch is one larger than the others'.
+int probe_uneven(void* plugin, int64_t batch, int levels, int64_t const* sizes, int64_t words) {
+  PluginTensorDesc exact[poster_edge::kMaxLevels + 1];
+  describe(exact, batch, levels, sizes, words);
+  ++exact[1].dims.d[0];
+  return runtime(static_cast<IPluginV3*>(plugin))->onShapeChange(exact, levels + 1, nullptr, 1);
 }
 
 int64_t probe_workspace(void* plugin, int64_t batch) {

@@ -321,6 +321,48 @@ def test_kernels_are_loaded_once(probe: ctypes.CDLL, device: Device, made: Made,
     assert probe.probe_loads() == before == sum(e.arch == 87 for e in device.entries)
 
 
+def test_a_new_context_loads_the_kernels_again(probe: ctypes.CDLL, device: Device, made: Made, nano: Poster) -> None:
+    """What was loaded into a context goes with it, and a new one may lie at its address."""
+    levels = [t.half().contiguous() for t in pyramid(nano, 1)]
+    enqueue(probe, device, made, levels)
+    before = probe.probe_loads()
+    probe.probe_context(0)
+    enqueue(probe, device, made, levels)
+    assert probe.probe_loads() == before + sum(e.arch == 87 for e in device.entries)
+
+
+def test_a_driver_that_refuses_the_kernels_is_quoted(
+    probe: ctypes.CDLL, device: Device, made: Made, nano: Poster
+) -> None:
+    levels = [t.half().contiguous() for t in pyramid(nano, 1)]
+    probe.probe_context(200)
+    with pytest.raises(AssertionError, match=r"does not take enter_kernel for sm_87: CUDA_ERROR_INVALID_IMAGE \(200\)"):
+        enqueue(probe, device, made, levels)
+    probe.probe_context(0)
+    enqueue(probe, device, made, levels)
+
+
+def test_addresses_that_do_not_fit(probe: ctypes.CDLL, device: Device, made: Made) -> None:
+    """A kernel reads 16 bytes at once: beside that an access would be the end of the CUDA context."""
+    levels = [torch.zeros(made.shape.tokens * d + 4, dtype=torch.float16)[4:].view(1, -1, d) for d in made.shape.dims]
+    assert levels[0].data_ptr() % 16 == 8
+    with pytest.raises(AssertionError, match="begins at an address that is no multiple of 16"):
+        enqueue(probe, device, made, levels)
+    assert not device.launched
+
+
+def test_an_empty_batch_launches_nothing(probe: ctypes.CDLL, device: Device, made: Made) -> None:
+    levels = [torch.zeros(0, made.shape.tokens, d, dtype=torch.float16) for d in made.shape.dims]
+    assert enqueue(probe, device, made, levels).shape == (0, made.shape.dims[0])
+    assert not device.launched
+
+
+def test_levels_of_several_batches_are_refused(probe: ctypes.CDLL, made: Made) -> None:
+    words = ctypes.c_int64(made.weights.size)
+    assert probe.probe_uneven(made.handle, ctypes.c_int64(2), 3, sizes(made.shape), words) != 0
+    assert b"the levels are batches of 2 and of 3" in probe.probe_said()
+
+
 @pytest.mark.parametrize("batch", [1, 2, 7, 64])
 def test_workspace_holds_what_the_chain_allocates(probe: ctypes.CDLL, made: Made, batch: int) -> None:
     space = chain.Workspace(made.shape, batch, torch.float16, torch.device("cpu")).tensors
@@ -439,7 +481,8 @@ def in_tensorrt(rtx: TensorRt, source: Path) -> Command:
     spec = importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx")
     environment = {}
     if spec is not None and spec.origin is not None:
-        (real,) = Path(spec.origin).parent.glob("libtensorrt_rtx.so.*")
+        # The longest name is the file itself; shorter ones are links, which some installations add.
+        real = max(Path(spec.origin).parent.glob("libtensorrt_rtx.so.*"), key=lambda p: len(p.name))
         (source.parent / "libtensorrt_rtx.so").symlink_to(real)
         environment["LD_LIBRARY_PATH"] = str(source.parent)
 

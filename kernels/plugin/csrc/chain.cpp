@@ -1,9 +1,11 @@
 #include "chain.h"
 
+#include <cstdint>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include "driver.h"
 
@@ -15,6 +17,8 @@ constexpr int kCapabilityMajor = 75, kCapabilityMinor = 76, kMaxDynamicShared = 
 // More must be asked for.
 constexpr unsigned kSharedDefault = 48u << 10;
 constexpr size_t kAlignment = 256;
+// Of every address that a kernel is given: it reads 16 bytes at once.
+constexpr uintptr_t kAccess = 16;
 constexpr int kMaxArguments = 16;
 constexpr int kThreadsOfWarp = 32;
 
@@ -122,6 +126,13 @@ void fill(Arguments& to, Kernel kernel, bool last, Addresses const& at) {
   }
 }
 
+// The driver's word for a result, "CUDA_ERROR_INVALID_IMAGE (200)".
+std::string in_words(int code) {
+  char const* name = nullptr;
+  if (driver().error_name != nullptr) driver().error_name(code, &name);
+  return std::string(name != nullptr ? name : "CUDA error") + " (" + std::to_string(code) + ")";
+}
+
 // Index of the entry that serves, or -1.
 int find_entry(int arch, Kernel kernel, bool last, int batch) {
   for (int i = 0; i < kEntryCount; ++i) {
@@ -148,8 +159,16 @@ int launch(Functions const& functions, Kernel kernel, bool last, Addresses const
   unsigned const grid_y = e.tile ? static_cast<unsigned>((batch * e.rows + e.tile - 1) / e.tile) : batch;
   int const code = driver().launch(functions.handles[index], e.grid_x, grid_y, 1, kThreadsOfWarp * e.warps, 1, 1,
                                    e.shared, stream, arguments.data(), nullptr);
-  if (code) reason = std::string("the driver refuses to launch ") + e.name + " (CUDA error " + std::to_string(code) + ")";
+  if (code) reason = std::string("the driver refuses to launch ") + e.name + ": " + in_words(code);
   return code;
+}
+
+// An access beside its alignment would be an error of the device, and the end of the whole context.
+bool fits(Pass const& pass) {
+  uintptr_t all = reinterpret_cast<uintptr_t>(pass.weights) | reinterpret_cast<uintptr_t>(pass.workspace) |
+                  reinterpret_cast<uintptr_t>(pass.out);
+  for (int i = 0; i < kShape.levels; ++i) all |= reinterpret_cast<uintptr_t>(pass.levels[i]);
+  return all % kAccess == 0;
 }
 
 int capability() {
@@ -161,10 +180,15 @@ int capability() {
   return 10 * parts[0] + parts[1];
 }
 
-bool load_entry(Entry const& e, void*& handle) {
+// 0, or the driver's code.
+int load_entry(Entry const& e, void*& handle) {
   void* module = nullptr;
-  if (driver().load(&module, e.image) || driver().function(&handle, module, e.name)) return false;
-  return e.shared <= kSharedDefault || driver().set(handle, kMaxDynamicShared, static_cast<int>(e.shared)) == 0;
+  int code = driver().load(&module, e.image);
+  if (code == 0) code = driver().function(&handle, module, e.name);
+  if (code == 0 && e.shared > kSharedDefault) {
+    code = driver().set(handle, kMaxDynamicShared, static_cast<int>(e.shared));
+  }
+  return code;
 }
 
 std::unique_ptr<Functions> load_all(std::string& reason) {
@@ -178,8 +202,10 @@ std::unique_ptr<Functions> load_all(std::string& reason) {
   }
   found->handles.resize(kEntryCount, nullptr);
   for (int i = 0; i < kEntryCount; ++i) {
-    if (kEntries[i].arch == found->arch && !load_entry(kEntries[i], found->handles[i])) {
-      reason = std::string("the driver does not take ") + kEntries[i].name + " for sm_" + std::to_string(found->arch);
+    if (kEntries[i].arch != found->arch) continue;
+    if (int const code = load_entry(kEntries[i], found->handles[i])) {
+      reason = std::string("the driver does not take ") + kEntries[i].name + " for sm_" +
+               std::to_string(found->arch) + ": " + in_words(code);
       return nullptr;
     }
   }
@@ -211,19 +237,27 @@ int pick_arch(int capability) {
 
 Functions const* load_functions(std::string& reason) {
   static std::mutex mutex;
-  static std::map<void*, std::unique_ptr<Functions>> loaded;
+  // By number too: a context may be given the address of one that is gone, and with it all that was loaded there.
+  static std::map<std::pair<void*, unsigned long long>, std::unique_ptr<Functions>> loaded;
   void* context = nullptr;
+  unsigned long long id = 0;
   if (driver().launch == nullptr || driver().context(&context) || context == nullptr) {
     reason = "no NVIDIA driver, or no CUDA context";
     return nullptr;
   }
+  if (driver().context_id != nullptr && driver().context_id(context, &id)) id = 0;
   std::lock_guard<std::mutex> const lock(mutex);
-  std::unique_ptr<Functions>& own = loaded[context];
+  std::unique_ptr<Functions>& own = loaded[{context, id}];
   if (!own) own = load_all(reason);
   return own.get();
 }
 
 int enqueue(Functions const& functions, Pass const& pass, void* stream, std::string& reason) {
+  if (pass.batch == 0) return 0;
+  if (!fits(pass)) {
+    reason = "a tensor begins at an address that is no multiple of " + std::to_string(kAccess);
+    return -1;
+  }
   Addresses at{};
   at.pass = &pass;
   unsigned char* next = pass.workspace;

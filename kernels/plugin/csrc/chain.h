@@ -35,7 +35,7 @@ size_t workspace_bytes(int batch);
 // The architecture among the entries whose cubins run on a device, or 0; as pick_arch in kernels/aot_loader.py.
 int pick_arch(int capability);
 
-// Loads the kernels for the current CUDA context, once for each context of the process.
+// Loads the kernels for the current CUDA context, once for each context that the process ever has.
 // Null, with the reason, where that is impossible.
 Functions const* load_functions(std::string& reason);
 
@@ -51,7 +51,7 @@ struct Pass {
 };
 
 // Enqueues all launches of a pass on a stream; allocates nothing and waits for nothing.
-// 0, or the driver's code with the reason.
+// 0, or another number with the reason.
 int enqueue(Functions const& functions, Pass const& pass, void* stream, std::string& reason);
 
 }  // namespace poster_edge

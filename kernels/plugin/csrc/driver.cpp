@@ -21,6 +21,8 @@ Driver load() {
   find(library, "cuModuleGetFunction", found.function);
   find(library, "cuFuncSetAttribute", found.set);
   find(library, "cuLaunchKernel", found.launch);
+  find(library, "cuCtxGetId", found.context_id);
+  find(library, "cuGetErrorName", found.error_name);
   bool const whole = found.context && found.device && found.attribute && found.load && found.function && found.set &&
                      found.launch;
   return whole ? found : Driver{};

@@ -16,6 +16,9 @@ struct Driver {
   int (*set)(void* function, int attribute, int value);
   int (*launch)(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                 unsigned block_z, unsigned shared, void* stream, void** arguments, void** extra);
+  // May be null: drivers before CUDA 12 have no such function.
+  int (*context_id)(void* context, unsigned long long* id);
+  int (*error_name)(int code, char const** name);
 };
 
 // The driver of this process; its functions are null where there is none.

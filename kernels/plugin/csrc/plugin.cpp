@@ -144,6 +144,10 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
     for (int i = 0; i < kShape.levels; ++i) {
       std::string const reason = misfit(i, inputs[i].dims);
       if (!reason.empty()) return fail(reason);
+      if (inputs[i].dims.d[0] != inputs[0].dims.d[0]) {
+        return fail("the levels are batches of " + std::to_string(inputs[0].dims.d[0]) + " and of " +
+                    std::to_string(inputs[i].dims.d[0]));
+      }
     }
     return check_weights(inputs[kShape.levels].dims);
   }

@@ -65,6 +65,7 @@ class Findings:
     errors: list[LayerError] = field(default_factory=list)
     timings: list[tuple[str, float, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Lowering:
@@ -114,7 +115,7 @@ class Lowering:
         draft = self.draft
         for precision in options.precisions:
             if precision == "int8" and options.precision == "auto" and self._openvino_saturates():
-                self.notify("INT8 is left out: OpenVINO's sums saturate on this CPU, which has no VNNI")
+                self._warn("INT8 is left out: OpenVINO's sums saturate on this CPU, which has no VNNI")
                 continue
             for file in FILES[precision][options.target]:
                 draft = self._lower(draft, file)
@@ -145,6 +146,11 @@ class Lowering:
         made = {f: self.folder / f for f in MODEL_FILES if (self.folder / f).is_file()}
         return {MODEL_FILE: self.graph_path, **made}
 
+    def _warn(self, text: str) -> None:
+        """Say what the report says too."""
+        self.found.warnings.append(text)
+        self.notify(text)
+
     # Calibration -----------------------------------------------------------------------------------------------
 
     def _calibrate(self) -> None:
@@ -161,7 +167,7 @@ class Lowering:
             count=options.images,
             seed=options.seed,
             classes=self.classes,
-            notify=self.notify,
+            notify=self._warn,
         )
         self._calibration_set = images
         logits = self.judge.logits(self.judge.float_bundle(), "fp32", "onnxruntime", images)[0]
@@ -255,7 +261,7 @@ class Lowering:
         """Nodes that FP16 cannot hold; looked for once, on a few images."""
         found = overflow_islands(self.model, self._few_batches())
         if found:
-            self.notify(f"{len(found)} nodes stay in FP32, their values are too large for FP16")
+            self._warn(f"{len(found)} nodes stay in FP32, their values are too large for FP16")
         return found
 
     def _few_batches(self) -> Iterator[NDArray[np.float32]]:

@@ -43,7 +43,7 @@ class ReportData:
         faces: crops of ``gates[0].flips``, in that order; uint8 (h, w) gray or (h, w, 3) BGR.
         flip_texts: a caption for each, its parts set apart by semicolons.
         timings: (candidate, median ms, 90th percentile ms).
-        warnings: in words.
+        warnings: in words, beside the reasons of gates.
     """
 
     title: str
@@ -83,7 +83,7 @@ def _page(data: ReportData) -> str:
             section("Error of each layer", [_layers(data)]),
             section("Ranges", [_ranges(data)]),
             section("Facts", [_facts(data.facts)]),
-            section("Warnings", [items(_warnings(data))], ident="warnings"),
+            section("Warnings", [items(data.warnings)], ident="warnings"),
         )
         if part
     )
@@ -111,14 +111,8 @@ def _page(data: ReportData) -> str:
 # The verdict --------------------------------------------------------------------------------------------------
 
 
-def _warnings(data: ReportData) -> list[str]:
-    """Those that are not said by the verdict already."""
-    reasons = {reason for gate in data.gates for reason in gate.reasons}
-    return [w for w in data.warnings if w not in reasons]
-
-
 def _verdict(data: ReportData) -> str:
-    failed, warnings = [g for g in data.gates if not g.passed], _warnings(data)
+    failed = [g for g in data.gates if not g.passed]
     if not data.gates:
         kind, word, told = "unknown", "? Not judged", "No gate was run: what this precision costs is not known."
     elif failed:
@@ -128,8 +122,7 @@ def _verdict(data: ReportData) -> str:
     else:
         kind, word = "passed", "✓ Passed"
         told = "Every threshold is kept."
-    if warnings:
-        count = len(warnings)
+    if count := len(data.warnings):
         told += f' <a href="#warnings">{count} warning{"s" if count > 1 else ""}</a>'
     models = "".join(map(verdict_of, data.gates))
     return f'<section class="verdict {kind}">\n<p class="word">{word}</p>\n<p>{told}</p>\n{models}</section>'

@@ -83,7 +83,7 @@ def report_data(work: Lowering) -> ReportData:
         faces=[work.judge.images.read(i) for i in first.flips],
         flip_texts=_captions(work, first),
         timings=found.timings,
-        warnings=[reason for r in found.reports.values() for reason in r.reasons],
+        warnings=found.warnings,
     )
 
 

@@ -231,8 +231,12 @@ def test_swapped_colours_are_caught(poster_edge: Command, tiny_bundle: Path, tmp
     swapped = poster_edge(*arguments, "--calib", "swapped.npz", "-o", "bad", cwd=tmp_path)
     assert swapped.returncode == 3, swapped.stderr
     assert "first channel less last" in swapped.stderr
-    right = poster_edge(*arguments, "--calib", "right.npz", "-o", "good", cwd=tmp_path)
+    right = poster_edge(*arguments, "--calib", "right.npz", "-o", "good", "--report", "page", cwd=tmp_path)
     assert "first channel less last" not in right.stderr
+    few = f"right.npz: only {len(crops)} images to calibrate on were found; 512 were asked for"
+    assert few in right.stderr
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert few in page[page.index('id="warnings"') :], "a page that is handed on says what the terminal said"
 
 
 def _named(data: bytes) -> bytes:

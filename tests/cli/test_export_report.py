@@ -258,13 +258,13 @@ def test_passed_is_said_in_words(tmp_path: Path) -> None:
 def test_every_reason_of_a_failure_is_said_first(tmp_path: Path, labelled: bool) -> None:
     report = gate(noise=1.5, labelled=labelled)
     assert len(report.reasons) >= 2
-    page = page_of(tmp_path, data_of([gate(labelled=labelled), report], warnings=[*report.reasons]))
+    page = page_of(tmp_path, data_of([gate(labelled=labelled), report], warnings=[]))
     text = verdict(page)
     assert "Failed" in text
     assert "1 of 2 models fail." in text
     for reason in report.reasons:
         assert reason in text
-        assert page.text.count(reason) == 1, "a reason that is also a warning is said once"
+        assert page.text.count(reason) == 1
     assert "Warnings" not in page.headings
 
 

@@ -1,0 +1,62 @@
+"""Every command that README and docs/ show is one that the command line takes: names, options, choices."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from poster_edge.cli.main import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+STARTS = ("poster-edge", "poster_edge")
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Arguments of each ``poster-edge …`` in the page's blocks of shell commands, comments left out."""
+    text = page.read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"(?:^    poster-edge .*\n)+", text, re.MULTILINE)
+    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+        for part in re.split(r"[|;] ", line):
+            words = shlex.split(part, comments=True)
+            at = next((i for i, word in enumerate(words) if word in STARTS), None)
+            if at is not None:
+                yield words[at + 1 :]
+
+
+def check(arguments: list[str]) -> None:
+    """Raise click's usage error for a command, an option or a choice that does not exist."""
+    command: click.Command = cli
+    context = click.Context(cli)
+    while isinstance(command, click.Group):
+        name, *arguments = arguments
+        found = command.get_command(context, name)
+        assert found is not None, f"no command {name!r}"
+        command, context = found, click.Context(found, parent=context, info_name=name)
+    values, rest, _ = command.make_parser(context).parse_args(arguments)
+    assert not rest, f"left over: {rest}"
+    for parameter in command.params:
+        if isinstance(parameter.type, click.Choice | click.types.IntRange) and parameter.name in values:
+            parameter.type_cast_value(context, values[parameter.name])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_of_the_page_exist(page: Path) -> None:
+    found = list(commands(page))
+    assert found
+    for arguments in found:
+        try:
+            check(arguments)
+        except click.UsageError as error:
+            pytest.fail(f"{page.name}: poster-edge {shlex.join(arguments)}: {error.format_message()}")
+
+
+@pytest.mark.parametrize("wrong", ["fly", "run --sources x", "run --source x y", "train --data x --augmentation odd"])
+def test_a_command_that_does_not_exist_is_seen(wrong: str) -> None:
+    with pytest.raises((click.UsageError, AssertionError)):
+        check(wrong.split())

@@ -133,7 +133,7 @@ def built_ahead(name: str, precision: str) -> Callable[[str], Iterator[Row]]:
 
 
 def plugin(device: str) -> Iterator[Row]:
-    """The TensorRT plugin's launches, without TensorRT."""
+    """The TensorRT plugin: its launches without TensorRT, and in TensorRT where that is installed."""
     from gpu_plugin import plugin_rows
 
     yield from plugin_rows()
@@ -146,6 +146,13 @@ def memcheck(device: str) -> Iterator[Row]:
     yield from sanitizer_rows("memcheck")
 
 
+def memcheck_built(device: str) -> Iterator[Row]:
+    """CUDA k1 and the plugin's launches under compute-sanitizer's memcheck."""
+    from gpu_sanitize import sanitizer_rows
+
+    yield from sanitizer_rows("memcheck", "built")
+
+
 def racecheck(device: str) -> Iterator[Row]:
     """The fused kernels under compute-sanitizer's racecheck."""
     from gpu_sanitize import sanitizer_rows
@@ -153,23 +160,25 @@ def racecheck(device: str) -> Iterator[Row]:
     yield from sanitizer_rows("racecheck")
 
 
-#: Name -> rows, seconds at most, whether it runs without a GPU, whether it needs the compiled kernels.
-GROUPS: dict[str, tuple[Callable[[str], Iterator[Row]], float, bool, bool]] = {
-    "networks": (networks, 80, True, False),
-    "providers": (providers, 60, True, False),
-    "memory": (memory, 40, False, False),
-    "tensorrt": (tensorrt, 100, False, False),
-    "cuda_k1": (cuda_k1, 60, False, False),
-    "nano_kernels": (nano_kernels, 60, True, True),
-    "poster_kernels": (poster_kernels, 75, False, True),
-    "dispatched": (dispatched, 60, True, True),
-    "torch_runtime": (torch_runtime, 60, True, True),
-    "plugin": (plugin, 90, False, True),
-    "memcheck": (memcheck, 70, False, True),
-    "racecheck": (racecheck, 70, False, True),
-    "ahead_nano": (built_ahead("poster-nano", "fp16"), 60, False, True),
-    "ahead_int8": (built_ahead("poster-nano", "w8a16"), 60, False, True),
-    "ahead_poster": (built_ahead("poster", "fp16"), 60, False, True),
+#: Name -> rows, seconds at most, whether it runs without a GPU, the groups that must have ended: "compile" where
+#: Triton's kernels are run, "plugin" where its kernels are found in the cache.
+GROUPS: dict[str, tuple[Callable[[str], Iterator[Row]], float, bool, tuple[str, ...]]] = {
+    "networks": (networks, 80, True, ()),
+    "providers": (providers, 60, True, ()),
+    "memory": (memory, 40, False, ()),
+    "tensorrt": (tensorrt, 100, False, ()),
+    "cuda_k1": (cuda_k1, 60, False, ()),
+    "plugin": (plugin, 90, False, ()),
+    "nano_kernels": (nano_kernels, 60, True, ("compile",)),
+    "poster_kernels": (poster_kernels, 75, False, ("compile",)),
+    "dispatched": (dispatched, 60, True, ("compile",)),
+    "torch_runtime": (torch_runtime, 60, True, ("compile",)),
+    "memcheck": (memcheck, 70, False, ("compile",)),
+    "racecheck": (racecheck, 70, False, ("compile",)),
+    "memcheck_built": (memcheck_built, 70, False, ("plugin",)),
+    "ahead_nano": (built_ahead("poster-nano", "fp16"), 60, False, ("compile",)),
+    "ahead_int8": (built_ahead("poster-nano", "w8a16"), 60, False, ("compile",)),
+    "ahead_poster": (built_ahead("poster", "fp16"), 60, False, ("compile",)),
 }
 
 
@@ -182,12 +191,11 @@ def check(*, cpu: bool, seconds: float, flush: Callable[[list[Row]], None]) -> l
     groups = []
     if not cpu:
         groups.append(Group("compile", (str(folder / compiling[0]), *compiling[1:]), 75, variables=variables))
-    for name, (_, limit, anywhere, compiled) in GROUPS.items():
+    for name, (_, limit, anywhere, after) in GROUPS.items():
         if cpu and not anywhere:
             continue
         command = (str(folder / "gpu_check.py"), name, "{rows}", *(["--cpu"] if cpu else []))
-        after = ("compile",) if compiled and not cpu else ()
-        groups.append(Group(name, command, 2 * limit if cpu else limit, after, variables))
+        groups.append(Group(name, command, 2 * limit if cpu else limit, () if cpu else after, variables))
     return run_groups(groups, at_once=max(2, 3 * (os.cpu_count() or 2) // 4), seconds=seconds, flush=flush)
 
 
@@ -201,7 +209,7 @@ def main() -> None:
     device = "cpu" if args.cpu else "cuda"
 
     def rows() -> Iterator[Row]:
-        # Not through attempt(): rows are written as they come, so that a crash keeps those before it.
+        # A generator: rows are written as they come, so that a crash keeps those before it.
         yield from GROUPS[args.group][0](device)
 
     sys.exit(0 if append_rows(args.rows, rows()) else 1)

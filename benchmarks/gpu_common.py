@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -68,14 +68,12 @@ def explain(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {lines[0][:200] if lines else 'no message'}"
 
 
-def attempt(what: str, job: Callable[[], Iterable[Row]], **known: Any) -> list[Row]:
-    """A job's rows; where it fails, those it had and one that names the error."""
-    rows: list[Row] = []
+def attempt(what: str, job: Callable[[], Iterable[Row]], **known: Any) -> Iterator[Row]:
+    """A job's rows as they come; where it fails, one more that names the error."""
     try:
-        rows.extend(job())
+        yield from job()
     except Exception as problem:
-        rows.append({"what": what, **known, "ok": False, "note": explain(problem)})
-    return rows
+        yield {"what": what, **known, "ok": False, "note": explain(problem)}
 
 
 def exact_float32() -> None:

@@ -1,9 +1,10 @@
 """The fused kernels under compute-sanitizer: what it found, as a row.
 
-    python benchmarks/gpu_sanitize.py
+    python benchmarks/gpu_sanitize.py {triton|built}
 
 runs the kernels once, at the smallest sizes; compute-sanitizer is put in front of it.  Every tensor is an
-allocation of its own, so that an access beside one is seen.
+allocation of its own, so that an access beside one is seen.  ``built``: CUDA C++ k1, and the kernels that the
+TensorRT plugin carries, launched by its C++.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,11 +25,11 @@ from gpu_common import ROOT, Row
 _SECONDS = 60
 
 
-def sanitizer_rows(tool: str) -> Iterator[Row]:
+def sanitizer_rows(tool: str, kernels: str = "triton") -> Iterator[Row]:
     """One row: "0 errors", or what was found; a tool that cannot run here says so and is no failure."""
     from poster_edge.kernels.toolchain import find_tool
 
-    what = f"compute-sanitizer {tool}"
+    what = f"compute-sanitizer {tool}" + ("" if kernels == "triton" else ", k1 and plugin")
     sanitizer = find_tool("compute-sanitizer")
     if sanitizer is None:
         yield {"what": what, "ok": None, "note": "not checked: not installed"}
@@ -37,7 +39,7 @@ def sanitizer_rows(tool: str) -> Iterator[Row]:
     command += ["--report-api-errors", "no"] if tool == "memcheck" else []
     try:
         done = subprocess.run(
-            [*command, sys.executable, str(Path(__file__))],
+            [*command, sys.executable, str(Path(__file__)), kernels],
             capture_output=True,
             text=True,
             cwd=ROOT,
@@ -89,5 +91,31 @@ def run_kernels() -> None:
     print("kernels ran", flush=True)
 
 
+@torch.no_grad()
+def run_built() -> None:
+    """CUDA k1 on row sums of its own and on given ones, and the plugin's pass, on the packaged model's weights."""
+    from gpu_plugin import Plugin, compiled, make, packaged
+
+    from poster_edge.kernels import reference
+    from poster_edge.kernels.cuda.launch import K1
+    from poster_edge.kernels.cuda.problem import K1Weights
+
+    _, depths = packaged("fp16")
+    shape, device = depths[0].shape, torch.device("cuda")
+    k1, weights = K1(), K1Weights.from_packed(depths[0]).to("cuda")
+    with tempfile.TemporaryDirectory() as scratch:
+        plugin = Plugin(compiled(make(Path(scratch), depths[0])), depths, device)
+    for batch in (1, 3):
+        x = torch.randn(batch, shape.tokens, shape.width).half()
+        for partials in (None, reference.partials(x.float(), shape).contiguous().cuda()):
+            assert k1(x.cuda(), weights, partials=partials).isfinite().all()
+        levels = [t.contiguous().cuda() for t in x.split(shape.dims, dim=-1)]
+        out, workspace = plugin.buffers(batch)
+        plugin.enqueue(levels, out, workspace, torch.cuda.current_stream().cuda_stream)
+        torch.cuda.synchronize()
+        assert out.isfinite().all()
+    print("kernels ran", flush=True)
+
+
 if __name__ == "__main__":
-    run_kernels()
+    run_built() if sys.argv[1:] == ["built"] else run_kernels()

@@ -173,7 +173,8 @@ class _Runner:
         _, began, _ = self.running.pop(name)
         file, log = self._file(name), self._file(name, "log").read_text(errors="replace")
         rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        if problem:
+        # A group whose rows say what failed ends with 1, and needs no row for that.
+        if problem and not (problem == "exit code 1" and any(r.get("ok") is False for r in rows)):
             said = [line for line in log.splitlines() if line.strip()][-3:]
             rows.append({"what": name, "ok": False, "note": f"{problem}: {' | '.join(said)[-400:]}"})
         self.ended[name] = rows

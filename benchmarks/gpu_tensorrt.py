@@ -6,15 +6,16 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from gpu_common import attempt
 from numpy.typing import NDArray
 
 from poster_edge.data.preprocess import to_input
-from poster_edge.errors import PosterEdgeError
 from poster_edge.export.tensorrt_api import FLAVOURS, installed
 from poster_edge.runtime.bundle import Bundle, load_bundle
 from poster_edge.runtime.trt_runner import TensorRtRunner
@@ -26,23 +27,23 @@ BARS = {"fp32": 5e-3, "fp16": 2e-2, "int8": 1e-1}
 BATCHES = (1, 3, 8, 11)
 
 
-def runner_rows(out: Path) -> list[dict[str, Any]]:
+def runner_rows(out: Path) -> Iterator[dict[str, Any]]:
     """The runner's own work, then a row per flavour, precision and batch where TensorRT is there."""
-    rows = own_work()
+    yield from own_work()
     there = [f for f in FLAVOURS if installed(f)]
     if not there:
-        print("neither TensorRT nor TensorRT-RTX is installed: the runner was checked on a stand-in engine alone")
-        return rows
+        note = "not checked: neither TensorRT nor TensorRT-RTX is installed"
+        yield {"what": "runner on TensorRT", "ok": None, "note": note}
+        return
     bundle = quantised(out / "gpu-bundle")
     for flavour in there:
         for precision in BARS:
-            try:
-                rows += compare(bundle, flavour, precision)
-            except PosterEdgeError as error:
-                print(f"{flavour} {precision}: {error}")
-                failed = {"what": f"{flavour}: does not run", "precision": precision, "error": float("nan")}
-                rows.append({**failed, "ok": False})
-    return rows
+            # Whatever TensorRT raises is one row, and the other precisions are still tried.
+            yield from attempt(
+                f"runner on {flavour}",
+                lambda f=flavour, p=precision: compare(bundle, f, p),  # type: ignore[misc]
+                precision=precision,
+            )
 
 
 def own_work() -> list[dict[str, Any]]:
@@ -66,11 +67,10 @@ def quantised(folder: Path) -> Bundle:
     return load_bundle(folder)
 
 
-def compare(bundle: Bundle, flavour: str, precision: str) -> list[dict[str, Any]]:
+def compare(bundle: Bundle, flavour: str, precision: str) -> Iterator[dict[str, Any]]:
     """Errors against onnxruntime for batches that are run alone, in a graph, split and side by side."""
     preprocess = bundle.manifest.preprocess
     faces = to_input(sample_crops(preprocess), preprocess)
-    rows = []
     with TensorRtRunner(bundle, flavour=flavour, precision=precision, notify=print) as runner:
         # The file that TensorRT was built from, not the form that onnxruntime would be given.
         session = reference(bundle.read(runner.file))
@@ -84,18 +84,15 @@ def compare(bundle: Bundle, flavour: str, precision: str) -> list[dict[str, Any]
             backwards, forwards = (p.result()["logits"] for p in pending)
             error = max(relative(f, expected) for f in (*found, forwards, backwards[::-1]))
             times = sorted(latencies_ms(runner, images))
-            rows.append(
-                {
-                    "what": f"{runner.description} batch {batch}",
-                    "precision": precision,
-                    "error": error,
-                    "ok": error <= BARS[precision],
-                    "p50_ms": statistics.median(times),
-                    "p99_ms": times[int(0.99 * (len(times) - 1))],
-                    "graphs": " ".join(str(n) for n, graph in runner.graphs.items() if graph) or "none",
-                }
-            )
-    return rows
+            yield {
+                "what": f"{runner.description} batch {batch}",
+                "precision": precision,
+                "error": error,
+                "ok": error <= BARS[precision],
+                "p50_ms": statistics.median(times),
+                "p99_ms": times[int(0.99 * (len(times) - 1))],
+                "graphs": " ".join(str(n) for n, graph in runner.graphs.items() if graph) or "none",
+            }
 
 
 def reference(onnx: bytes) -> ort.InferenceSession:

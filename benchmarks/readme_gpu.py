@@ -23,7 +23,8 @@ def tables(results: Path, table: Table) -> str:
             "(`make gpu-check`, `make gpu-bench`; `gpu_check.csv`, `gpu_bench.csv`, `gpu_kernels.csv`).",
             _errors(check, table),
             f"{len(check)} rows in all: kernels, depths, logits, CUDA C++ k1, folders compiled ahead, CUDA graphs, the "
-            f"torch runtime, memory and streams; {_sanitizer(check)}. {_failures(failed)}",
+            f"torch runtime, memory and streams{_plugin(check)}; {_sanitizer(check)}. {_failures(failed)}"
+            f"{_without_figure(check)}",
             _times(bench, table),
             "![times](../benchmarks/results/gpu_bench.png)",
             _shares(kernels, table),
@@ -66,8 +67,25 @@ def _errors(rows: Sequence[Row], table: Table) -> str:
 
 
 def _sanitizer(rows: Sequence[Row]) -> str:
-    notes = {r["what"].split()[-1]: r["note"] for r in rows if r["what"].startswith("compute-sanitizer")}
-    return "; ".join(f"compute-sanitizer {tool}: {note}" for tool, note in notes.items())
+    notes = {r["what"]: r["note"] for r in rows if r["what"].startswith("compute-sanitizer")}
+    return "; ".join(f"{what}: {note}" for what, note in notes.items())
+
+
+def _plugin(rows: Sequence[Row]) -> str:
+    """The plugin's rows in words, with the worst error of each precision; nothing where there are none."""
+    worst: dict[str, float] = {}
+    for r in rows:
+        if r["what"].startswith("TensorRT plugin") and r["error"]:
+            worst[r["precision"]] = max(worst.get(r["precision"], 0.0), float(r["error"]))
+    errors = ", ".join(f"{error:.1e} in {precision}" for precision, error in worst.items())
+    return f", the TensorRT plugin (largest error {errors})" if errors else ""
+
+
+def _without_figure(rows: Sequence[Row]) -> str:
+    """Rows that failed before there was an error to show."""
+    failed = [r for r in rows if r["ok"] == "False" and not r["error"] and r["note"] != "exit code 1: "]
+    named = "; ".join(f"{r['what']} ({r['note']})" for r in failed)
+    return f" Failed: {named}." if named else ""
 
 
 def _failures(rows: Sequence[Row]) -> str:

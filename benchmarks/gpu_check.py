@@ -212,7 +212,7 @@ def main() -> None:
         # A generator: rows are written as they come, so that a crash keeps those before it.
         yield from GROUPS[args.group][0](device)
 
-    sys.exit(0 if append_rows(args.rows, rows()) else 1)
+    sys.exit(append_rows(args.rows, rows()))
 
 
 if __name__ == "__main__":

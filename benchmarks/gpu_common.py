@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 Row = dict[str, Any]
+#: Exit code of a group whose rows say what failed.
+ROWS_SAY = 3
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -173,8 +175,7 @@ class _Runner:
         _, began, _ = self.running.pop(name)
         file, log = self._file(name), self._file(name, "log").read_text(errors="replace")
         rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        # A group whose rows say what failed ends with 1, and needs no row for that.
-        if problem and not (problem == "exit code 1" and any(r.get("ok") is False for r in rows)):
+        if problem and problem != f"exit code {ROWS_SAY}":
             said = [line for line in log.splitlines() if line.strip()][-3:]
             rows.append({"what": name, "ok": False, "note": f"{problem}: {' | '.join(said)[-400:]}"})
         self.ended[name] = rows
@@ -196,15 +197,15 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def append_rows(path: Path, rows: Iterable[Row]) -> bool:
-    """Write rows as they come, one JSON object a line; returns whether none failed."""
+def append_rows(path: Path, rows: Iterable[Row]) -> int:
+    """Write rows as they come, one JSON object a line; returns the exit code: 0 where none failed."""
     fine = True
     with path.open("a") as file:
         for row in rows:
             file.write(json.dumps(row) + "\n")
             file.flush()
             fine = fine and row.get("ok") is not False
-    return fine
+    return 0 if fine else ROWS_SAY
 
 
 def show(rows: list[Row]) -> None:

@@ -91,4 +91,4 @@ def compile_rows(sets: list[str]) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if append_rows(Path(sys.argv[1]), compile_rows(sys.argv[2:])) else 1)
+    sys.exit(append_rows(Path(sys.argv[1]), compile_rows(sys.argv[2:])))

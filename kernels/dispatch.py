@@ -22,7 +22,7 @@ import torch
 
 from poster_edge.errors import InputError, UnavailableError, UsageError
 from poster_edge.kernels.chain import Launcher
-from poster_edge.kernels.launch import LARGEST_BATCH
+from poster_edge.kernels.launch import largest_batch
 from poster_edge.kernels.shape import FusionShape
 from poster_edge.optional import available, require
 
@@ -97,9 +97,10 @@ def _reject_fused(call: Call) -> str | None:
         return f"activations are {call.dtype} (float32, float16 or bfloat16 is needed)"
     if call.int8 and call.dtype != torch.float16:
         return f"INT8 weights go with float16 activations, not {call.dtype}"
-    if call.batch > LARGEST_BATCH:
-        return f"a batch of {call.batch} is too large (at most {LARGEST_BATCH})"
-    return call.shape.unsupported()
+    if reason := call.shape.unsupported():
+        return reason
+    largest = largest_batch(call.shape)
+    return f"a batch of {call.batch} is too large (at most {largest})" if call.batch > largest else None
 
 
 def interpreting() -> bool:
@@ -142,10 +143,8 @@ def _reject_cuda(call: Call) -> str | None:
     folder = os.environ.get(FOLDER)
     if not folder:
         return f"no compiled kernels are named: poster-edge kernels build … -o DIR, then {FOLDER}=DIR"
-    from poster_edge.kernels.aot_loader import read_manifest
-
     try:
-        shape, precision, _ = read_manifest(Path(folder))
+        shape, precision = _described(Path(folder), _stamp(Path(folder)))
     except InputError as error:
         return str(error)
     if (shape, precision) != (call.shape, call.precision):
@@ -153,12 +152,32 @@ def _reject_cuda(call: Call) -> str | None:
     return _reject_fused(call)
 
 
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """Tells whether a folder of kernels is still the one that was read: every forward pass asks."""
+    from poster_edge.kernels.aot import MANIFEST
+
+    try:
+        found = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+@functools.lru_cache(maxsize=8)
+def _described(folder: Path, stamp: tuple[int, int] | None) -> tuple[FusionShape, str]:
+    """Sizes and precision of a folder of kernels."""
+    from poster_edge.kernels.aot_loader import read_manifest
+
+    return read_manifest(folder)[:2]
+
+
 def _load_cuda() -> Launcher:
-    return _open_compiled(Path(os.environ[FOLDER]), torch.cuda.current_device()).launch
+    folder = Path(os.environ[FOLDER])
+    return _open_compiled(folder, _stamp(folder), torch.cuda.current_device()).launch
 
 
 @functools.cache
-def _open_compiled(folder: Path, device: int) -> AheadOfTime:
+def _open_compiled(folder: Path, stamp: tuple[int, int] | None, device: int) -> AheadOfTime:
     from poster_edge.kernels.aot_loader import AheadOfTime
     from poster_edge.kernels.cuda.driver import Driver
 

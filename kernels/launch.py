@@ -31,7 +31,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 #: The kernels of one depth, in order.
 DEPTH = ("attend", "project", "expand", "contract", "mix")
 
-#: Offsets inside the kernels are 32 bits wide.
+#: Largest batch of the models that there are; see :func:`largest_batch`.
 LARGEST_BATCH = 8192
 
 _ACTIVATION = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "w8a16": "*fp16"}
@@ -58,6 +58,11 @@ class Launch:
     constants: dict[str, int | float | bool]
     warps: int
     stages: int
+
+
+def largest_batch(shape: FusionShape) -> int:
+    """Samples that one call may have: offsets inside the kernels are 32 bits wide."""
+    return min(LARGEST_BATCH, (2**31 - 1) // (shape.tokens * shape.ratio * shape.width))
 
 
 def signature(kernel: str, precision: str) -> dict[str, str]:

@@ -33,6 +33,7 @@ class K1:
             Driver(ordinal=device)
             raise UnavailableError("this build of torch has no CUDA; the CUDA kernels run on torch's GPU tensors")
         torch.cuda.init()  # type: ignore[no-untyped-call]
+        self._device = torch.device("cuda", device)
         with torch.cuda.device(device):
             self._driver = Driver(ordinal=device)
             image = image or build("k1", self._driver.capability(), cache=cache).cubin.read_bytes()
@@ -52,8 +53,8 @@ class K1:
         Raises:
             UsageError: tensors that do not fit.
         """
-        if not x.is_cuda:
-            raise UsageError(f"k1 runs on a GPU; x is on {x.device}")
+        if x.device != self._device:
+            raise UsageError(f"k1 was loaded on {self._device}; x is on {x.device}")
         out = torch.empty_like(x)
         with torch.cuda.device(x.device):
             stream = torch.cuda.current_stream().cuda_stream

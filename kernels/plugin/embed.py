@@ -15,7 +15,7 @@ from poster_edge.errors import PosterEdgeError, UsageError
 from poster_edge.files import sync_folder, temporary_name, write_atomic
 from poster_edge.kernels.aot import MANIFEST, Entry
 from poster_edge.kernels.aot_loader import find_entry, read_cubin, read_manifest
-from poster_edge.kernels.launch import LARGEST_BATCH, Launch, plan
+from poster_edge.kernels.launch import Launch, largest_batch, plan
 from poster_edge.kernels.shape import FusionShape
 
 CSRC = Path(__file__).parent / "csrc"
@@ -28,8 +28,8 @@ _NAMES = {
     "contract": "kContract",
     "mix": "kMix",
 }
-#: Batches at which the plan is looked at; between two that agree it does not change.
-_PROBES = sorted({*range(1, 129), *(1 << i for i in range(7, 14)), LARGEST_BATCH})
+#: Batches at which the plan is looked at, and the largest; between two that agree it does not change.
+_PROBES = {*range(1, 129), *(1 << i for i in range(7, 14))}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def _rows(kernel: str, shape: FusionShape, precision: str, entries: list[Entry],
     """Rows of one kernel on one architecture, by rising batch."""
     capability = divmod(entries[0].arch, 10)
     begun: Row | None = None
-    for batch in _PROBES:
+    largest = largest_batch(shape)
+    for batch in sorted({b for b in _PROBES if b < largest} | {largest}):
         step = plan(kernel, shape, batch, precision, last=last, capability=capability)
         entry = entries[find_entry(entries, step)]
         rows, tile = _tiling(step, shape, batch)
@@ -176,7 +177,7 @@ namespace poster_edge {{
 
 Shape const kShape = {{{sizes}, {{{widths}}}}};
 char const* const kPrecision = "{precision}";
-int const kLargestBatch = {LARGEST_BATCH};
+int const kLargestBatch = {largest_batch(shape)};
 
 Entry const kEntries[] = {{
 {chr(10).join(lines)}

@@ -5,6 +5,7 @@ Packed weights are kept beside their module and packed again once a weight has c
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -51,7 +52,8 @@ def fused_readout(fusion: PyramidFusion, levels: list[Tensor]) -> Tensor | None:
     if backend.launcher is None:
         return None
     try:
-        first = chain.run(levels, packed_depths(fusion, call.precision), backend.launcher())
+        with _current(call.device):
+            first = chain.run(levels, packed_depths(fusion, call.precision), backend.launcher())
         dispatch.note(f"{backend.name}:int8" if int8 else backend.name)
         return first
     except Exception as error:
@@ -59,6 +61,11 @@ def fused_readout(fusion: PyramidFusion, levels: list[Tensor]) -> Tensor | None:
             raise
         dispatch.give_up(backend.name, error)
         return None
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Kernels are launched on the current GPU, which need not be the one where the tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def describe(fusion: PyramidFusion, levels: list[Tensor], *, int8: bool = False) -> dispatch.Call:

@@ -277,7 +277,27 @@ def test_dispatch_takes_a_folder_that_fits(monkeypatch: pytest.MonkeyPatch, buil
     monkeypatch.setenv(FOLDER, str(built))
     call = Call(NANO, 1, torch.float16, torch.device("cuda"))
     assert choose(call, backend="cuda").name == "cuda"
+    # Every forward pass asks: the manifest is read once.
+    monkeypatch.setattr("poster_edge.kernels.aot_loader.read_manifest", None)
+    assert choose(call, backend="cuda").name == "cuda"
+    monkeypatch.undo()
+    monkeypatch.setenv(FOLDER, str(built))
     with pytest.raises(UnavailableError, match="holds fp16 kernels"):
         choose(replace(call, dtype=torch.bfloat16), backend="cuda")
     with pytest.raises(UnavailableError, match="no backward pass"):
         choose(replace(call, training=True), backend="cuda")
+
+
+@needs_triton
+def test_dispatch_reads_a_folder_again_when_it_is_built_anew(
+    monkeypatch: pytest.MonkeyPatch, built: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(built, copy)
+    monkeypatch.setenv(FOLDER, str(copy))
+    call = Call(NANO, 1, torch.float16, torch.device("cuda"))
+    assert choose(call, backend="cuda").name == "cuda"
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"precision": "bf16"}))
+    with pytest.raises(UnavailableError, match="holds bf16 kernels"):
+        choose(call, backend="cuda")

@@ -5,26 +5,41 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from poster_edge.errors import InputError, PosterEdgeError, UnavailableError, UsageError
+from poster_edge.kernels import chain
 from poster_edge.kernels.aot import Entry, build_folder, launches
-from poster_edge.kernels.aot_loader import arguments, find_entry, pick_arch, pointer, read_cubin, read_manifest
+from poster_edge.kernels.aot_loader import (
+    AheadOfTime,
+    arguments,
+    find_entry,
+    pick_arch,
+    pointer,
+    read_cubin,
+    read_manifest,
+)
 from poster_edge.kernels.cuda.build import build, build_fatbin
 from poster_edge.kernels.dispatch import FOLDER, Call, choose
 from poster_edge.kernels.launch import ARGUMENTS, plan, signature
+from poster_edge.kernels.pack import PackedDepth
 from poster_edge.kernels.shape import FusionShape
 from poster_edge.kernels.toolchain import ARCHITECTURES, SHARED_LIMIT, find_tool, parse_arch, read_resources
+from poster_edge.models.poster import Poster
 from poster_edge.optional import available
 
 ROOT = Path(__file__).parents[2]
+Device: Any = runpy.run_path(str(Path(__file__).with_name("host_device.py")))["Device"]
 NANO = FusionShape(37, 2, (128, 64, 32), True, 2)
 #: Bytes that a thread may spill.
 SPILLS = 16
@@ -88,6 +103,31 @@ def test_every_batch_finds_its_kernels(built: Path, batch: int) -> None:
             assert [v.value for v in values[-2:]] == [None, None]
             assert [v.value for v in values[:-2]] == [tensors[n] for n in ARGUMENTS[kernel]]
             assert [type(v) is ctypes.c_int32 for v in values[:-2]] == [n == "batch" for n in ARGUMENTS[kernel]]
+
+
+@needs_triton
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_folder_runs_where_triton_is_not_installed(
+    built: Path, nano: Poster, depths: list[PackedDepth], batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a Jetson: the manifest, the files, and a driver, here one that computes each kernel's reference."""
+    monkeypatch.setitem(sys.modules, "triton", None)
+    device = Device(read_manifest(built)[2], built, depths[0], batch=batch)
+    ahead = AheadOfTime(built, device)
+    generator = torch.Generator().manual_seed(batch)
+    levels = [torch.randn(batch, NANO.tokens, d, generator=generator).half() for d in NANO.dims]
+    found = chain.run(levels, depths, partial(ahead.launch, stream=4711))
+    expected = [t.double() for t in levels]
+    for stage in nano.double().pyramid_fuse.blocks:
+        expected = stage(expected)
+    nano.float()
+    first = expected[0][:, 0]
+    assert (found.double() - first).norm() / first.norm() < 2e-3
+    assert len(device.launched) == 1 + 5 * len(depths)
+    for entry, grid, threads, shared, stream in device.launched:
+        assert (threads, shared, stream) == (32 * entry.warps, entry.shared, 4711)
+        step = plan(entry.kernel, NANO, batch, "fp16", last=bool(entry.constants.get("LAST")), capability=(8, 7))
+        assert (grid, entry.constants) == ((*step.grid, 1), step.constants)
 
 
 @needs_triton

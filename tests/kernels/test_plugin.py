@@ -12,11 +12,12 @@ import hashlib
 import importlib.util
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,8 +32,7 @@ from poster_edge.errors import PosterEdgeError, UsageError
 from poster_edge.export.cross_fusion_op import DOMAIN
 from poster_edge.export.tensorrt_api import TensorRt
 from poster_edge.files import write_atomic
-from poster_edge.kernels import chain, reference
-from poster_edge.kernels.aot import Entry
+from poster_edge.kernels import chain
 from poster_edge.kernels.aot_loader import pick_arch, read_manifest
 from poster_edge.kernels.launch import ARGUMENTS, LARGEST_BATCH, Launch, plan
 from poster_edge.kernels.pack import PackedDepth
@@ -45,6 +45,7 @@ from poster_edge.optional import available
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 STAND_IN = HERE / "tensorrt_stand_in"
+Device: Any = runpy.run_path(str(HERE / "host_device.py"))["Device"]
 ARCHS = (86, 87)
 pytestmark = [
     pytest.mark.skipif(not available("triton"), reason="needs Triton"),
@@ -89,109 +90,6 @@ def source(cubins: Path) -> Path:
     return folder
 
 
-LAUNCH = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.POINTER(ctypes.c_uint),
-    ctypes.c_uint,
-    ctypes.c_uint,
-    ctypes.c_void_p,
-    ctypes.POINTER(ctypes.c_void_p),
-)
-
-
-def at_address(address: int, like: Tensor) -> Tensor:
-    """The memory at an address as a tensor of another's shape and type."""
-    memory = (ctypes.c_char * like.nbytes).from_address(address)
-    return torch.frombuffer(memory, dtype=like.dtype).reshape(like.shape)
-
-
-@dataclass
-class Device:
-    """A GPU whose memory is the host's: computes each launch with the kernel's reference.
-
-    Attributes:
-        entries: the compiled kernels.
-        folder: their files.
-        packed: any depth; gives shapes and types, no values.
-        launched: what was launched, in order: kernel, grid, threads, shared memory, stream.
-        failure: what went wrong in a launch.
-        batch: B, where a launch does not say it.
-    """
-
-    entries: list[Entry]
-    folder: Path
-    packed: PackedDepth
-    launched: list[tuple[Entry, tuple[int, ...], int, int, int]] = field(default_factory=list)
-    failure: BaseException | None = None
-    batch: int = 0
-
-    def __post_init__(self) -> None:
-        self.callback = LAUNCH(self._launch)
-        # The longer files first: a file for sm_86 begins like its twin for sm_87.
-        files = sorted(self.entries, key=lambda e: -e.bytes)
-        self._images = [(e, (self.folder / e.file).read_bytes()) for e in files]
-
-    def _launch(self, image: int, grid: Any, threads: int, shared: int, stream: int | None, arguments: Any) -> int:
-        try:
-            entry = next(e for e, data in self._images if ctypes.string_at(image, len(data)) == data)
-            self.launched.append((entry, tuple(grid[:3]), threads, shared, stream or 0))
-            self._compute(entry, arguments)
-        except BaseException as error:  # cannot pass through C
-            self.failure = self.failure or error
-            return 1
-        return 0
-
-    def _compute(self, entry: Entry, arguments: Any) -> None:
-        names = ARGUMENTS[entry.kernel]
-        size = {n: ctypes.c_int if n == "batch" else ctypes.c_size_t for n in names}
-        values = {n: size[n].from_address(arguments[i]).value for i, n in enumerate(names)}
-        trailing = [ctypes.c_size_t.from_address(arguments[len(names) + i]).value for i in range(entry.trailing)]
-        assert trailing == [0] * entry.trailing
-        batch = values.pop("batch", self.batch)
-        assert batch == self.batch
-        like = self._like(batch, last=bool(entry.constants.get("LAST", False)))
-        t = {n: at_address(a, like[n]) for n, a in values.items()}
-        weights = {n: v for n, v in t.items() if n in self.packed.tensors()}
-        # Weights that the launch was not given are not there to be read.
-        absent = {n: torch.full_like(v, 0) for n, v in self.packed.tensors().items() if n not in weights}
-        compute(entry, t, replace(self.packed, **weights, **absent))
-
-    def _like(self, batch: int, *, last: bool) -> dict[str, Tensor]:
-        shape = self.packed.shape
-        space = chain.Workspace(shape, batch, torch.float16, torch.device("cpu")).tensors
-        levels = {
-            f"level{i}": torch.empty(batch, shape.tokens, d, dtype=torch.float16) for i, d in enumerate(shape.dims)
-        }
-        out = space["out"] if last else space["x"]
-        return {**space, **self.packed.tensors(), **levels, "out": out}
-
-
-def compute(entry: Entry, t: dict[str, Tensor], packed: PackedDepth) -> None:
-    """One kernel by its reference, on the tensors that a launch was given."""
-    shape = packed.shape
-    if entry.kernel == "enter":
-        t["x"].copy_(reference.join_levels([t[f"level{i}"] for i in range(shape.levels)]))
-        t["partials"].copy_(reference.partials(t["x"].float(), shape))
-    elif entry.kernel == "attend":
-        # The kernel takes its statistics from here.
-        assert torch.allclose(t["partials"], reference.partials(t["x"].float(), shape), rtol=1e-2, atol=1e-3)
-        t["attended"].copy_(reference.attend(t["x"], packed))
-    elif entry.kernel == "project":
-        t["y"].copy_(reference.project(t["x"], t["attended"], packed))
-        t["y_partials"].copy_(reference.partials(t["y"].float(), shape))
-    elif entry.kernel == "expand":
-        assert torch.allclose(t["y_partials"], reference.partials(t["y"].float(), shape), rtol=1e-2, atol=1e-3)
-        t["hidden"].copy_(reference.expand(t["y"], packed))
-    elif entry.kernel == "contract":
-        t["z"].copy_(reference.contract(t["y"], t["hidden"], packed))
-    else:
-        out, last = reference.mix(t["z"], packed), bool(entry.constants["LAST"])
-        t["out"].copy_(out[:, 0, : shape.dims[0]] if last else out)
-        if not last:
-            t["partials"].copy_(reference.partials(out.float(), shape))
-
-
 @pytest.fixture(scope="module")
 def probe(source: Path) -> ctypes.CDLL:
     """The plugin and what drives it, as one library."""
@@ -210,7 +108,7 @@ def probe(source: Path) -> ctypes.CDLL:
 
 
 @pytest.fixture
-def device(probe: ctypes.CDLL, cubins: Path, depths: list[PackedDepth]) -> Iterator[Device]:
+def device(probe: ctypes.CDLL, cubins: Path, depths: list[PackedDepth]) -> Iterator[Any]:
     made = Device(read_manifest(cubins)[2], cubins, depths[0])
     probe.probe_device(87, made.callback)
     yield made
@@ -240,7 +138,7 @@ class Made:
 
 
 @pytest.fixture
-def made(probe: ctypes.CDLL, device: Device, depths: list[PackedDepth]) -> Iterator[Made]:
+def made(probe: ctypes.CDLL, device: Any, depths: list[PackedDepth]) -> Iterator[Made]:
     weights, offsets = join_weights(depths)
     first = create(probe, shape_attribute(depths[0].shape), offsets)
     assert first, probe.probe_said()
@@ -253,7 +151,7 @@ def made(probe: ctypes.CDLL, device: Device, depths: list[PackedDepth]) -> Itera
     probe.probe_delete(attached)
 
 
-def enqueue(probe: ctypes.CDLL, device: Device, made: Made, levels: list[Tensor]) -> Tensor:
+def enqueue(probe: ctypes.CDLL, device: Any, made: Made, levels: list[Tensor]) -> Tensor:
     """Run the plugin on levels (B, T, D_i) in FP16; memory that it may not rely on holds NaN."""
     shape, batch = made.shape, len(levels[0])
     device.batch = batch
@@ -288,7 +186,7 @@ def pyramid(nano: Poster, batch: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_launches_are_those_of_the_chain_and_give_its_result(
-    probe: ctypes.CDLL, device: Device, made: Made, nano: Poster, depths: list[PackedDepth], batch: int
+    probe: ctypes.CDLL, device: Any, made: Made, nano: Poster, depths: list[PackedDepth], batch: int
 ) -> None:
     levels = [t.half().contiguous() for t in pyramid(nano, batch)]
     found = enqueue(probe, device, made, levels)
@@ -314,14 +212,14 @@ def test_launches_are_those_of_the_chain_and_give_its_result(
     assert (found.double() - first).norm() / first.norm() < 1e-3
 
 
-def test_kernels_are_loaded_once(probe: ctypes.CDLL, device: Device, made: Made, nano: Poster) -> None:
+def test_kernels_are_loaded_once(probe: ctypes.CDLL, device: Any, made: Made, nano: Poster) -> None:
     enqueue(probe, device, made, [t.half().contiguous() for t in pyramid(nano, 1)])
     before = probe.probe_loads()
     enqueue(probe, device, made, [t.half().contiguous() for t in pyramid(nano, 1)])
     assert probe.probe_loads() == before == sum(e.arch == 87 for e in device.entries)
 
 
-def test_a_new_context_loads_the_kernels_again(probe: ctypes.CDLL, device: Device, made: Made, nano: Poster) -> None:
+def test_a_new_context_loads_the_kernels_again(probe: ctypes.CDLL, device: Any, made: Made, nano: Poster) -> None:
     """What was loaded into a context goes with it, and a new one may lie at its address."""
     levels = [t.half().contiguous() for t in pyramid(nano, 1)]
     enqueue(probe, device, made, levels)
@@ -331,9 +229,7 @@ def test_a_new_context_loads_the_kernels_again(probe: ctypes.CDLL, device: Devic
     assert probe.probe_loads() == before + sum(e.arch == 87 for e in device.entries)
 
 
-def test_a_driver_that_refuses_the_kernels_is_quoted(
-    probe: ctypes.CDLL, device: Device, made: Made, nano: Poster
-) -> None:
+def test_a_driver_that_refuses_the_kernels_is_quoted(probe: ctypes.CDLL, device: Any, made: Made, nano: Poster) -> None:
     levels = [t.half().contiguous() for t in pyramid(nano, 1)]
     probe.probe_context(200)
     with pytest.raises(AssertionError, match=r"does not take enter_kernel for sm_87: CUDA_ERROR_INVALID_IMAGE \(200\)"):
@@ -342,7 +238,7 @@ def test_a_driver_that_refuses_the_kernels_is_quoted(
     enqueue(probe, device, made, levels)
 
 
-def test_addresses_that_do_not_fit(probe: ctypes.CDLL, device: Device, made: Made) -> None:
+def test_addresses_that_do_not_fit(probe: ctypes.CDLL, device: Any, made: Made) -> None:
     """A kernel reads 16 bytes at once: beside that an access would be the end of the CUDA context."""
     levels = [torch.zeros(made.shape.tokens * d + 4, dtype=torch.float16)[4:].view(1, -1, d) for d in made.shape.dims]
     assert levels[0].data_ptr() % 16 == 8
@@ -351,7 +247,7 @@ def test_addresses_that_do_not_fit(probe: ctypes.CDLL, device: Device, made: Mad
     assert not device.launched
 
 
-def test_an_empty_batch_launches_nothing(probe: ctypes.CDLL, device: Device, made: Made) -> None:
+def test_an_empty_batch_launches_nothing(probe: ctypes.CDLL, device: Any, made: Made) -> None:
     levels = [torch.zeros(0, made.shape.tokens, d, dtype=torch.float16) for d in made.shape.dims]
     assert enqueue(probe, device, made, levels).shape == (0, made.shape.dims[0])
     assert not device.launched
@@ -408,7 +304,7 @@ def test_tensors_that_do_not_fit(probe: ctypes.CDLL, made: Made, change: dict[st
     ],
     ids=str,
 )
-def test_nodes_that_do_not_fit(probe: ctypes.CDLL, device: Device, change: dict[str, Any], words: bytes) -> None:
+def test_nodes_that_do_not_fit(probe: ctypes.CDLL, device: Any, change: dict[str, Any], words: bytes) -> None:
     given = {"shape": shape_attribute(device.packed.shape), "offsets": list(range(15)), **change}
     assert create(probe, **given) is None
     assert words in probe.probe_said()

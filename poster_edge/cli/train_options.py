@@ -90,7 +90,7 @@ def teacher_options(command: _Command) -> _Command:
                 "teachers",
                 type=click.Path(path_type=Path),
                 multiple=True,
-                help="A .safetensors whose opinion joins the labels; may be repeated.",
+                help="A .safetensors of the same classes whose opinion joins the labels; may be repeated.",
             ),
             click.option(
                 "--teacher-weight",
@@ -100,7 +100,7 @@ def teacher_options(command: _Command) -> _Command:
             click.option(
                 "--teacher-view",
                 type=click.Choice(["augmented", "plain"]),
-                help="Teachers judge each augmented picture, or every plain image once (cheaper).",
+                help="Teachers judge each augmented picture, or every plain image once, in their own size (cheaper).",
             ),
         ),
     )

@@ -119,7 +119,7 @@ class Recipe:
         cooldown: last epochs that see "standard" augmentation at most and no mixed pairs.
         teacher_weight: share of the target that the teachers' opinion has, where there are any.
         teacher_view: "augmented": teachers judge the very picture that is learned from; "plain": the unchanged
-            image, once, before training.
+            image in their own size, once, before training.
         sampling: "shuffle": every image once; "balanced": with replacement, every class as often.
         early_stop: epochs without a better validation accuracy after which the run ends; 0: never.
         seed: of initialisation, order and augmentation.

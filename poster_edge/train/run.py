@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ class TrainingRun:
         device: where to compute.
         reporter: told about progress.
         weights: files to start from instead of from scratch.
-        teachers: checkpoints of the same classes and preprocessing whose opinion joins the labels, weighted by
+        teachers: checkpoints of the same classes whose opinion joins the labels, weighted by
             ``recipe.teacher_weight``.
         fold: (number, of how many) to validate on, 1 the first; None: the data set's split, or a tenth of it.
         team: the processes that train together.
@@ -103,8 +102,11 @@ class TrainingRun:
         self.preprocess = preprocess_for(faces, self.config.input_size, recipe)
         self.split = self._split()
         self.normalise = Normalise(self.preprocess, device.name)
-        ask = partial(Teachers, classes=faces.classes, preprocess=self.preprocess, device=device)
-        self.judges = ask(self.teachers, normalise=self.normalise) if teachers else None
+        self.judges = (
+            Teachers(self.teachers, classes=faces.classes, preprocess=self.preprocess, device=device)
+            if teachers
+            else None
+        )
         rows, side = np.concatenate([self.split.train, self.split.validation]), self.config.input_size
         colour, beside = self.preprocess.colour, self.team.beside
         self.images = Pictures(faces, rows, side, colour, device, kind=images, sharers=beside)
@@ -179,12 +181,8 @@ class TrainingRun:
         smoothing = as_one(loss_terms(recipe)).smoothing
         table = targets.smoothed(self.labels, len(self.faces.classes), smoothing, soft=soft)
         if self.judges is not None and recipe.teacher_view == "plain":
-            opinions = [
-                targets.opinions(network, self.images, train, self.normalise, self.device)
-                for network in self.judges.networks
-            ]
             share = recipe.teacher_weight
-            table = (1 - share) * table + share * torch.stack(opinions).mean(dim=0)
+            table = (1 - share) * table + share * self.judges.opinions(self.faces, train, self.images)
         return table
 
     def train_landmarks(self, *, stop_after_s: float | None = None) -> dict[str, float] | None:

@@ -1,4 +1,4 @@
-"""Soft targets: smoothed labels, blended pairs, a teacher's opinion."""
+"""Soft targets: smoothed labels, blended pairs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from poster_edge.errors import UsageError
-from poster_edge.models.build import build_network
-from poster_edge.models.config import model_config
-from poster_edge.train.loop import Device
 from poster_edge.train.recipe import Recipe
-from poster_edge.train.targets import mixup, opinions, smoothed
+from poster_edge.train.targets import mixup, smoothed
 
 
 def test_smoothed_targets_equal_torchs_label_smoothing() -> None:
@@ -34,18 +31,6 @@ def test_mixup_blends_images_and_targets_alike() -> None:
     torch.testing.assert_close(mixed[:, 0, 0, 0], targets @ torch.arange(6.0))
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(6))
     assert not torch.equal(targets, torch.eye(6))
-
-
-def test_opinions_do_not_depend_on_mirroring_and_only_on_rows() -> None:
-    torch.manual_seed(0)
-    teacher = build_network(model_config("poster-nano", num_classes=3))
-    images = torch.randint(0, 256, (5, 3, 48, 48), dtype=torch.uint8)
-    rows = torch.tensor([0, 3])
-    plain = opinions(teacher, images, rows, lambda x: x, Device(), batch=1)
-    mirrored = opinions(teacher, images.flip(3), rows, lambda x: x, Device())
-    torch.testing.assert_close(plain, mirrored, atol=1e-5, rtol=0)
-    torch.testing.assert_close(plain[rows].sum(dim=1), torch.ones(2))
-    assert not plain[[1, 2, 4]].any()
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,20 @@
-"""Teachers judge the very pictures that are learned from; the last epochs cool down."""
+"""Teachers judge the very pictures that are learned from, fed as they learned; the last epochs cool down."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from poster_edge.config import Preprocess
+from poster_edge.data.faces import FaceSet
+from poster_edge.data.preprocess import to_channels, to_input
 from poster_edge.errors import UsageError
 from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import ModelInfo, save_checkpoint
@@ -20,7 +25,7 @@ from poster_edge.train.loop import Device, Loop
 from poster_edge.train.normalise import Normalise
 from poster_edge.train.recipe import AUGMENTATIONS, Recipe
 from poster_edge.train.targets import smoothed
-from poster_edge.train.teachers import Teachers
+from poster_edge.train.teachers import Teacher, Teachers, as_fed
 
 CLASSES = ("happy", "sad")
 PLAIN = Preprocess(size=48, colour="gray", mean=(0.5,) * 3, std=(0.3,) * 3)
@@ -59,9 +64,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def asked(files: list[Path], *, classes: tuple[str, ...] = CLASSES, preprocess: Preprocess = PLAIN) -> Teachers:
-    return Teachers(
-        files, classes=classes, preprocess=preprocess, device=Device(), normalise=Normalise(preprocess, "cpu")
-    )
+    return Teachers(files, classes=classes, preprocess=preprocess, device=Device())
 
 
 def epoch_of(recipe: Recipe, *, epoch: int = 0, teachers: Teachers | None = None) -> Batches:
@@ -104,10 +107,61 @@ def test_their_opinion_of_the_augmented_picture_joins_its_target(files: list[Pat
 
 
 def test_strangers_do_not_teach(files: list[Path]) -> None:
-    with pytest.raises(UsageError, match="other classes or another preprocessing; it cannot teach"):
-        asked(files, classes=("sad", "happy"))
-    with pytest.raises(UsageError, match="it cannot teach"):
-        asked(files, preprocess=Preprocess(size=48))
+    for classes in (("happy", "fear"), ("happy", "sad", "fear"), ("happy",)):
+        told = f"knows happy, sad, but this run learns {', '.join(classes)}; it cannot teach"
+        with pytest.raises(UsageError, match=told):
+            asked(files, classes=classes)
+
+
+def test_classes_are_found_by_name(files: list[Path]) -> None:
+    pixels = torch.rand(3, 1, 48, 48)
+    turned = asked(files, classes=("Sadness", "happiness")).judge(pixels)
+    assert torch.equal(turned, asked(files).judge(pixels).flip(1))
+
+
+@pytest.mark.parametrize("run", ["rgb", "bgr", "gray"])
+@pytest.mark.parametrize("own", ["rgb", "bgr", "gray"])
+@pytest.mark.parametrize("size", [96, 48, 20])
+def test_a_teacher_is_fed_as_it_learned(run: str, own: str, size: int) -> None:
+    """Against the preparation that every command feeds it by, which works on whole numbers."""
+    smooth = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8), (48, 48))
+    picture = cv2.cvtColor(smooth, cv2.COLOR_BGR2GRAY) if run == "gray" else smooth
+    wanted = Preprocess(size=size, colour=own)
+    channels = to_channels(picture, run)[:, :, : 1 if run == "gray" else 3]
+    pixels = torch.from_numpy(channels.transpose(2, 0, 1).astype(np.float32) / 255)[None]
+    found = Normalise(wanted, "cpu")(as_fed(pixels, run, wanted))
+    whole = np.abs(found.numpy() - to_input([picture], wanted)) * min(wanted.std) * 255
+    # Bilinear sampling in OpenCV skips pixels where torch looks at all of them.
+    assert whole.max() < (1.6 if size >= 48 else 12)
+
+
+def test_a_larger_teacher_of_other_colours_sees_plain_images_in_full(tmp_path: Path) -> None:
+    """A network of 96 px in BGR teaches one of 48 px in gray: it must be asked as ``eval`` would ask it."""
+    torch.manual_seed(0)
+    config = replace(model_config("cf-dan-nano", num_classes=2), input_size=96)
+    large, own = build_network(config).eval(), Preprocess(size=96, colour="bgr")
+    assert tuple(large(torch.zeros(1, 3, 96, 96)).shape) == (1, 2)
+    crops = np.random.default_rng(1).integers(0, 256, (5, 120, 100, 3)).astype(np.uint8)
+    faces = FaceSet("f", CLASSES, np.zeros(5, np.int64), lambda i: crops[i], np.full(5, "train"))
+    teachers = asked([], preprocess=PLAIN)
+    teachers.teachers.append(Teacher(large, own, Normalise(own, "cpu"), torch.arange(2)))
+    rows = torch.tensor([0, 3])
+    found = teachers.opinions(faces, rows, torch.from_numpy(faces.squares(range(5), 48, "gray")), batch=1)
+    with torch.no_grad():
+        ready = torch.from_numpy(to_input(list(crops), own))
+        expected = (large(ready).softmax(dim=1) + large(ready.flip(3)).softmax(dim=1)) / 2
+    torch.testing.assert_close(found[rows], expected[rows], atol=1e-4, rtol=0)
+    assert not found[[1, 2, 4]].any()
+
+
+def test_opinions_do_not_depend_on_mirroring(files: list[Path]) -> None:
+    images = torch.randint(0, 256, (5, 1, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    faces = FaceSet("f", CLASSES, np.zeros(5, np.int64), lambda i: images[i, 0].numpy(), np.full(5, "train"))
+    teachers, rows = asked(files), torch.tensor([0, 3])
+    plain = teachers.opinions(faces, rows, images, batch=1)
+    torch.testing.assert_close(plain, teachers.opinions(faces, rows, images.flip(3)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(plain[rows].sum(dim=1), torch.ones(2))
+    assert not plain[[1, 2, 4]].any()
 
 
 def test_the_last_epochs_are_unmixed_and_mild() -> None:

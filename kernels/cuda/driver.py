@@ -27,6 +27,7 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "cuDeviceGet": (_P, _I),
     "cuDeviceGetAttribute": (_P, _I, _I),
     "cuCtxGetCurrent": (_P,),
+    "cuCtxGetDevice": (_P,),
     "cuCtxSetCurrent": (_P,),
     "cuDevicePrimaryCtxRetain": (_P, _I),
     "cuModuleLoadData": (_P, ctypes.c_char_p),
@@ -77,9 +78,11 @@ class Driver:
     def _enter_context(self) -> None:
         context = ctypes.c_void_p()
         self._call("cuCtxGetCurrent", ctypes.byref(context))
-        if not context:
-            self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._device)
-            self._call("cuCtxSetCurrent", context)
+        if context:
+            self._call("cuCtxGetDevice", ctypes.byref(self._device))
+            return
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._device)
+        self._call("cuCtxSetCurrent", context)
 
     def capability(self) -> int:
         """Compute capability of the device: 87 for 8.7."""

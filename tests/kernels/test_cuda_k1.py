@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,38 @@ def test_without_a_gpu(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UnavailableError, match=r"driver|GPU|CUDA"):
             K1()
+
+
+TWO_GPUS = """
+int context_of = -1;
+int cuInit(unsigned f) { return 0; }
+int cuDeviceGetCount(int *n) { return *n = 2, 0; }
+int cuDeviceGet(int *d, int i) { return *d = i, 0; }
+int cuDeviceGetAttribute(int *v, int which, int d) { return *v = which == 75 ? 8 + d : 0, 0; }
+int cuCtxGetCurrent(void **c) { return *c = context_of < 0 ? 0 : &context_of, 0; }
+int cuCtxGetDevice(int *d) { return *d = context_of, 0; }
+int cuCtxSetCurrent(void *c) { return 0; }
+int cuDevicePrimaryCtxRetain(void **c, int d) { return *c = &context_of, 0; }
+int cuModuleLoadData(void **m, char *i) { return 200; }
+int cuModuleGetFunction(void **f, void *m, char *n) { return 500; }
+int cuFuncSetAttribute(void *f, int a, int v) { return 1; }
+int cuLaunchKernel(void) { return 1; }
+int cuGetErrorString(int code, char **text) { return *text = "no image for this device", 0; }
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_current_context_says_which_gpu(tmp_path: Path) -> None:
+    library = tmp_path / "libcuda.so.1"
+    words = ["cc", "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+    subprocess.run(words, input=TWO_GPUS, text=True, check=True)
+    assert Driver(library=library).capability() == 80
+    assert Driver(ordinal=1, library=library).capability() == 90
+    ctypes.c_int.in_dll(ctypes.CDLL(str(library)), "context_of").value = 1
+    driver = Driver(library=library)
+    assert driver.capability() == 90
+    with pytest.raises(PosterEdgeError, match=r"cuModuleLoadData failed with 200 \(no image for this device\)"):
+        driver.load(b"\x7fELF", "k")
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -85,4 +85,6 @@ def check_name(name: str) -> None:
         UsageError: it is not.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"'{name}' cannot name a model of the server: letters, digits, '_', '.' and '-' only")
+        raise UsageError(
+            f"'{name}' cannot name a model of the server: letters, digits, '_', '.' and '-' only; pass --name NAME"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -15,18 +16,22 @@ from poster_edge.cli.main import cli
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STARTS = ("poster-edge", "poster_edge")
+ENDS = ("|", ";", "&&")
 
 
 def commands(page: Path) -> Iterator[list[str]]:
     """Arguments of each ``poster-edge …`` in the page's blocks of shell commands, comments left out."""
     text = page.read_text()
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"(?:^    poster-edge .*\n)+", text, re.MULTILINE)
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(
+        r"(?:^    poster-edge .*\n)+", text, re.MULTILINE
+    )
     for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
-        for part in re.split(r"[|;] ", line):
-            words = shlex.split(part, comments=True)
-            at = next((i for i, word in enumerate(words) if word in STARTS), None)
-            if at is not None:
-                yield words[at + 1 :]
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="|;&")
+        lexer.whitespace_split = True
+        words = list(lexer)
+        while at := next((i for i, word in enumerate(words, 1) if word in STARTS), 0):
+            words = words[at:]
+            yield list(itertools.takewhile(lambda word: word not in ENDS, words))
 
 
 def check(arguments: list[str]) -> None:

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     "model repository of Triton Inference Server.",
 )
 @click.option("-o", "--output", type=NamedPath(), help="Bundle folder [default: runs/export/NAME].")
-@click.option("--name", help="Name of the bundle's model in messages [default: the configuration's].")
+@click.option(
+    "--name",
+    help="Name of the bundle's model in messages [default: the configuration's; on a Triton server: the folder's].",
+)
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8", "auto"]),

@@ -117,7 +117,7 @@ def export_triton(
         model: bundle or packaged model; None: the default one.
         output: target; None: ``runs/export/NAME-triton``.
         own: what :func:`triton_options` collected.
-        name: of the model on the server; None: the bundle's.
+        name: of the model on the server; None: that of the bundle's folder.
         precision: which of the bundle's models; None or "auto": the one that it runs in.
         threads: of one operator on the CPU.
         force: replace an existing repository.
@@ -139,7 +139,8 @@ def export_triton(
     if manifest.artefacts[file].placement not in ("", options.placement):
         console.message(f"{file} is the form of INT8 for another runtime; export one for --target all to have both")
     served = Served(
-        name=name or manifest.model,
+        # Two bundles of one network, "mine" and "mine-int8", must be able to stand in one repository.
+        name=name or bundle.folder.absolute().name,
         graph=bundle.read(file),
         input_name=manifest.input_name,
         output_name=manifest.output_name,

@@ -76,12 +76,12 @@ def test_precisions(
 ) -> None:
     done = poster_edge(*TRITON, "--model", str(several.folder), "-o", "r", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "r/poster-nano/1/model.onnx").read_bytes() == several.read(file)
-    post = onnx.load(str(tmp_path / "r/poster-nano-postprocess/1/model.onnx"))
+    assert (tmp_path / "r/b/1/model.onnx").read_bytes() == several.read(file)
+    post = onnx.load(str(tmp_path / "r/b-postprocess/1/model.onnx"))
     (constant,) = post.graph.initializer
     assert onnx.numpy_helper.to_array(constant) == (temperature or several.manifest.temperature)
     tensorrt = "tensorrt" in options
-    assert (config(tmp_path / "r", "poster-nano")["backend"] == ["tensorrt"]) == tensorrt
+    assert (config(tmp_path / "r", "b")["backend"] == ["tensorrt"]) == tensorrt
     assert ("model.plan is to be built on the server: see r/README.md" in done.stderr) == tensorrt
 
 
@@ -109,6 +109,15 @@ def test_what_cannot_be_is_one_line(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_that_cannot_name_a_model(poster_edge: Command, several: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "my bundle").symlink_to(several.folder)
+    done = poster_edge(*TRITON, "--model", "my bundle", "-o", "r", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'my bundle' cannot name a model of the server" in done.stderr
+    assert "pass --name" in done.stderr
     assert not (tmp_path / "r").exists()
 
 

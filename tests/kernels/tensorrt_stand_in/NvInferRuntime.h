@@ -1,8 +1,8 @@
 // A stand-in for TensorRT's header of this name, for tests where that one cannot be installed.
 //
 // It declares only what the plugin uses, in the order that the binary interface of TensorRT 10 has (which the test
-// with NVIDIA's own TensorRT-RTX library checks by loading the plugin).  Never ship it and never build a plugin
-// for a real TensorRT with it.
+// with NVIDIA's own TensorRT-RTX library checks by loading the plugin).  Never ship it; a plugin for a real TensorRT
+// is built with it in benchmarks/gpu_plugin_trt.py alone, whose rows say so.
 
 #pragma once
 

@@ -40,6 +40,7 @@ class Step:
         options: further options of ``poster-edge train``.
         teachers: names of the steps that must be done before, whose networks teach this one.
         landmarks: whether the network has a landmark stream to pre-train.
+        by_name: run only when it is named, not with the whole plan, which fits into one call.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Step:
     options: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
     landmarks: bool = True
+    by_name: bool = False
 
 
 def teacher(epochs: int) -> Step:
@@ -62,6 +64,12 @@ def student(epochs: int) -> Step:
     options = ("--batch", "256", "--lr", "3e-3", "--warmup", "4", "--mixup", "0.2", "--teacher-weight", "0.8")
     more = ("--cooldown", str(epochs // 12), "--ema-decay", "0.999", "--init", str(_PACKAGED))
     return Step("poster-nano", "poster-nano", "teacher", epochs, (*options, *more, *_STRONG), ("teacher",), False)
+
+
+def full_size(epochs: int) -> Step:
+    """The full POSTER at 224 pixels from scratch: its figures are wanted, its weights are too large to keep."""
+    options = ("--batch", "128", "--lr", "5e-4", "--warmup", "2", "--mixup", "0.2", "--ema-decay", "0.998")
+    return Step("poster", "poster", "poster", epochs, (*options, "--cooldown", "3", *_STRONG), by_name=True)
 
 
 def plan(scale: float) -> list[Step]:
@@ -81,14 +89,22 @@ def plan(scale: float) -> list[Step]:
         student(of(120)),
         Step("cf-dan-nano", "cf-dan-nano", "others", of(40), (*others, *more, *_STRONG), landmarks=False),
         Step("fer-vt-nano", "fer-vt-nano", "others", of(40), (*others, *more, *_STRONG), landmarks=False),
+        full_size(of(30)),
     ]
 
 
 def train(*, cpu: bool, out: Path, data: Path, seconds: float, scale: float, only: str | None) -> list[Row]:
-    """Run the plan, or those of its steps that ``only`` names, for at most ``seconds``; returns a row a step."""
+    """Run the plan, or those of its steps that ``only`` names, for at most ``seconds``; returns a row a step.
+
+    Raises:
+        SystemExit: a name of ``only`` is no step's.
+    """
     deadline = time.monotonic() + seconds
     names = only.split(",") if only else []
-    steps = [s for s in plan(0.0 if cpu else scale) if not names or s.name in names]
+    known = plan(0.0 if cpu else scale)
+    steps = [s for s in known if (s.name in names if names else not s.by_name)]
+    if strangers := set(names) - {s.name for s in known}:
+        sys.exit(f"--model {', '.join(sorted(strangers))}: expected some of {', '.join(s.name for s in known)}")
     runs = ROOT / "runs" / ("gpu-toy" if cpu else "gpu")
     if cpu:
         shutil.rmtree(runs, ignore_errors=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from poster_edge.models.layers import activation
+from poster_edge.models.layers import activation, every_kth
 from poster_edge.models.network import LandmarkNetwork
 from poster_edge.models.poster_config import IRConfig, LandmarkConfig
 
@@ -139,20 +139,22 @@ class LandmarkHead(nn.Module):
 
 
 class MobileFaceNet(LandmarkNetwork):
-    """Landmark stream: (B, 3, S, S) -> (B, W, g, g); its head predicts 68 points.
+    """Landmark stream: (B, 3, S, S), subsampled -> (B, W, g, g); its head predicts 68 points.
 
     Args:
         config: widths and repeats.
         out_width: W, the width of the landmark tokens.
         grid: g, the side of the last map.
+        subsample: what it sees of an image is every so many pixels of it; points are found in whole images.
     """
 
     #: Stage i of the configuration is stored as ``conv_23``/``conv_3`` and so on.
     NAMES = (("conv_23", "conv_3"), ("conv_34", "conv_4"), ("conv_45", "conv_5"))
 
-    def __init__(self, config: LandmarkConfig, out_width: int, grid: int) -> None:
+    def __init__(self, config: LandmarkConfig, out_width: int, grid: int, subsample: int = 1) -> None:
         super().__init__()
         act = config.activation
+        self.subsample = subsample
         self.conv1 = ConvBlock(3, config.stem, 3, 2, act=act)
         self.conv2_dw = ConvBlock(config.stem, config.stem, 3, 1, config.stem, act=act)
         self.stage_names = self.NAMES[: len(config.stages)]
@@ -171,9 +173,9 @@ class MobileFaceNet(LandmarkNetwork):
         return self.conv_6_sep(x)
 
     def landmarks(self, x: Tensor) -> Tensor:
-        """Predicted points (B, 68, 2), x and y as fractions of the input (0..1 inside it)."""
+        """Predicted points (B, 68, 2) of whole images, x and y as fractions of the side (0..1 inside it)."""
         # B x 136 -> B x 68 x 2
-        return self.output_layer(self(x)).reshape(-1, LANDMARKS, 2)
+        return self.output_layer(self(every_kth(x, self.subsample))).reshape(-1, LANDMARKS, 2)
 
     @torch.no_grad()
     def start_at(self, points: Tensor) -> None:

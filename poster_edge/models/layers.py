@@ -11,6 +11,11 @@ def activation(kind: str, channels: int) -> nn.Module:
     return nn.PReLU(channels) if kind == "prelu" else nn.ReLU(inplace=True)
 
 
+def every_kth(x: Tensor, k: int) -> Tensor:
+    """Nearest-neighbour reduction for POSTER's backbones: every k-th pixel, (B, 3, S, S) -> (B, 3, S/k, S/k)."""
+    return x if k == 1 else x[:, :, ::k, ::k]
+
+
 class DropPath(nn.Module):
     """Stochastic depth: drop a residual branch for whole samples while training.
 

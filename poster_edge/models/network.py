@@ -36,7 +36,10 @@ class LandmarkNetwork(nn.Module, ABC):
 
     @abstractmethod
     def landmarks(self, x: Tensor) -> Tensor:
-        """Predicted points (B, 68, 2), x and y as fractions of the input (0..1 inside it)."""
+        """Predicted points (B, 68, 2) of images (B, 3, S, S) as the whole network is given them.
+
+        x and y are fractions of the side, 0..1 inside it.
+        """
 
     @abstractmethod
     def start_at(self, points: Tensor) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from poster_edge.models.backbones import IRNet, MobileFaceNet
 from poster_edge.models.fusion import PyramidFusion
-from poster_edge.models.layers import ClassificationHead, SEBlock
+from poster_edge.models.layers import ClassificationHead, SEBlock, every_kth
 from poster_edge.models.network import Network
-from poster_edge.models.poster import Poster, as_image_tokens, every_kth
+from poster_edge.models.poster import Poster, as_image_tokens
 from poster_edge.models.poster_config import PosterConfig
 
 
@@ -61,7 +61,7 @@ class LandmarkPoster(OneStream):
 
     def __init__(self, config: PosterConfig) -> None:
         super().__init__(config)
-        self.face_landback = MobileFaceNet(config.landmark, config.dims[0], config.grid)
+        self.face_landback = MobileFaceNet(config.landmark, config.dims[0], config.grid, config.subsample)
 
     def fuse(self, x: Tensor) -> Tensor:
         # B x D x g x g -> B x g² x D

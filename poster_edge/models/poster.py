@@ -10,14 +10,9 @@ from torch import Tensor, nn
 
 from poster_edge.models.backbones import IRNet, MobileFaceNet
 from poster_edge.models.fusion import PyramidFusion
-from poster_edge.models.layers import ClassificationHead, SEBlock
+from poster_edge.models.layers import ClassificationHead, SEBlock, every_kth
 from poster_edge.models.network import Network
 from poster_edge.models.poster_config import PosterConfig
-
-
-def every_kth(x: Tensor, k: int) -> Tensor:
-    """Nearest-neighbour reduction for the backbones: every k-th pixel, (B, 3, S, S) -> (B, 3, S/k, S/k)."""
-    return x if k == 1 else x[:, :, ::k, ::k]
 
 
 def as_image_tokens(features: Tensor, config: PosterConfig) -> Tensor:
@@ -41,7 +36,7 @@ class Poster(Network):
         super().__init__()
         self.config = config
         dim = config.dims[0]
-        self.face_landback = MobileFaceNet(config.landmark, dim, config.grid)
+        self.face_landback = MobileFaceNet(config.landmark, dim, config.grid, config.subsample)
         self.ir_back = IRNet(config.image)
         self.ir_layer = nn.Linear(config.image_token_width, dim)
         self.pyramid_fuse = PyramidFusion(config)

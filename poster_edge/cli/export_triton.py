@@ -139,7 +139,7 @@ def export_triton(
     if manifest.artefacts[file].placement not in ("", options.placement):
         console.message(f"{file} is the form of INT8 for another runtime; export one for --target all to have both")
     served = Served(
-        # Two bundles of one network, "mine" and "mine-int8", must be able to stand in one repository.
+        # Not the network's: a server with two bundles of one network has to tell them apart.
         name=name or bundle.folder.absolute().name,
         graph=bundle.read(file),
         input_name=manifest.input_name,

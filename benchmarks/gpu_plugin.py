@@ -20,6 +20,7 @@ from gpu_common import ROOT, Row, attempt, relative
 from torch import Tensor
 
 from poster_edge.errors import PosterEdgeError
+from poster_edge.export.tensorrt_api import TENSORRT, installed
 from poster_edge.kernels.aot import build_folder
 from poster_edge.kernels.launch import LARGEST_BATCH
 from poster_edge.kernels.pack import PackedDepth, pack
@@ -52,7 +53,10 @@ def plugin_rows() -> Iterator[Row]:
 
 
 def inside(source: Path) -> Iterator[Row]:
-    """The plugin in TensorRT; imported here, so that what is missing there is one row."""
+    """The plugin in TensorRT, or one row that says why not."""
+    if not installed(TENSORRT):
+        yield {"what": "TensorRT plugin in TensorRT", "ok": None, "note": "not checked: TensorRT is not installed"}
+        return
     from gpu_plugin_trt import tensorrt_rows
 
     yield from tensorrt_rows(source)

@@ -16,6 +16,7 @@ from poster_edge.train.losses import as_one, expression_loss, loss_terms
 from poster_edge.train.mixing import mixed
 from poster_edge.train.normalise import Normalise
 from poster_edge.train.pictures import Pictures
+from poster_edge.train.prepare import at_once
 from poster_edge.train.recipe import AUGMENTATIONS
 from poster_edge.train.teachers import Teachers
 
@@ -84,6 +85,6 @@ def predict(
 ) -> NDArray[np.float32]:
     """Logits (B, C) in float32 for the rows (B,) of images (N, K, S, S) uint8."""
     model.eval()
-    pieces = torch.split(rows, 1024 if device.is_cuda else 256)
+    pieces = torch.split(rows, at_once(images.shape[-1], device))
     out = [model(normalise(images[p.to(images.device)].to(device.name) / 255)).float() for p in pieces]
     return torch.cat(out).cpu().numpy()

@@ -19,6 +19,8 @@ from poster_edge.train.recipe import Recipe
 
 #: Mean and standard deviation of the pixels of FER2013's training split, to two digits.
 GRAY_MEAN, GRAY_STD = 0.51, 0.31
+#: Of one forward pass: 167 images of 224 x 224, with which the full POSTER takes a few gigabytes.
+_FORWARD_PIXELS = 1 << 23
 
 
 def network_config(name: str, num_classes: int, recipe: Recipe) -> ModelConfig:
@@ -42,6 +44,11 @@ def preprocess_for(faces: FaceSet, size: int, recipe: Recipe) -> Preprocess:
     if not faces.is_gray:
         return plain
     return replace(plain, colour="gray", mean=(GRAY_MEAN,) * 3, std=(GRAY_STD,) * 3)
+
+
+def at_once(side: int, device: Device) -> int:
+    """Images of one forward pass without gradients: fewer where they are large, as small GPUs need."""
+    return max(1, min(1024 if device.is_cuda else 256, _FORWARD_PIXELS // side**2))
 
 
 def resident(table: Tensor, device: Device) -> Tensor:

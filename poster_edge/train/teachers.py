@@ -25,9 +25,8 @@ from poster_edge.models.network import Network
 from poster_edge.train.loop import Device
 from poster_edge.train.normalise import Normalise
 from poster_edge.train.pictures import Pictures
+from poster_edge.train.prepare import at_once
 
-#: Images that are judged at once, at most, and their pixels.
-_BATCH, _PIXELS = 1024, 1 << 24
 #: ITU-R BT.601's weights of red, green and blue, which OpenCV makes gray with.
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -87,7 +86,7 @@ class Teachers:
         """Their mean probabilities (B, C) for the run's pictures (B, K, S, S) in 0..1, on the training device."""
         out = []
         side = max(t.preprocess.size for t in self.teachers)
-        for piece in torch.split(pixels, max(1, min(_BATCH, _PIXELS // side**2))):
+        for piece in torch.split(pixels, at_once(side, self.device)):
             views = [
                 t.probabilities(as_fed(piece, self.preprocess.colour, t.preprocess), self.device) for t in self.teachers
             ]
@@ -95,14 +94,13 @@ class Teachers:
         return torch.cat(out)
 
     @torch.no_grad()
-    def opinions(self, faces: FaceSet, rows: Tensor, images: Tensor | Pictures, *, batch: int = 256) -> Tensor:
+    def opinions(self, faces: FaceSet, rows: Tensor, images: Tensor | Pictures) -> Tensor:
         """Their mean probabilities (N, C) for unchanged images, averaged over both mirrorings.
 
         Args:
             faces: all N; a teacher of another size or colour sees them as it learned to, in full detail.
             rows: those that are computed, (R,); the others stay 0 and must not be trained on.
             images: the run's (N, K, S, S) uint8, for teachers that are fed alike.
-            batch: images at once.
 
         Raises:
             InputError: an image cannot be read.
@@ -110,7 +108,7 @@ class Teachers:
         out = torch.zeros(len(images), len(self.teachers[0].columns))
         for teacher in self.teachers:
             seen = images if self._alike(teacher) else self._pictures(faces, rows, teacher)
-            for chosen in torch.split(rows, batch):
+            for chosen in torch.split(rows, at_once(teacher.preprocess.size, self.device)):
                 pixels = seen[chosen.to(seen.device)].to(self.device.name).float() / 255
                 views = [teacher.probabilities(view, self.device) for view in (pixels, pixels.flip(3))]
                 out[chosen] += (sum(views) / 2).cpu()

@@ -14,6 +14,7 @@ from poster_edge.data.faces import FaceSet, load_faces
 from poster_edge.errors import InputError, UsageError
 from poster_edge.train.loop import Device
 from poster_edge.train.pictures import Pictures, free_bytes
+from poster_edge.train.prepare import at_once
 from poster_edge.train.recipe import Recipe
 from poster_edge.train.reporter import Silence
 from poster_edge.train.run import TrainingRun
@@ -88,3 +89,8 @@ def test_a_run_does_not_depend_on_it(faces: FaceSet, tmp_path: Path) -> None:
         run.finish(fit_temperature, {})
         states.append(load_state(tmp_path / kind / "last.safetensors")["model"])
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+@pytest.mark.parametrize(("side", "name", "expected"), [(48, "cpu", 256), (48, "cuda:0", 1024), (224, "cuda:0", 167)])
+def test_large_images_go_through_a_network_a_few_at_once(side: int, name: str, expected: int) -> None:
+    assert at_once(side, Device(name)) == expected

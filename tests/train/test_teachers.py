@@ -146,7 +146,7 @@ def test_a_larger_teacher_of_other_colours_sees_plain_images_in_full(tmp_path: P
     teachers = asked([], preprocess=PLAIN)
     teachers.teachers.append(Teacher(large, own, Normalise(own, "cpu"), torch.arange(2)))
     rows = torch.tensor([0, 3])
-    found = teachers.opinions(faces, rows, torch.from_numpy(faces.squares(range(5), 48, "gray")), batch=1)
+    found = teachers.opinions(faces, rows, torch.from_numpy(faces.squares(range(5), 48, "gray")))
     with torch.no_grad():
         ready = torch.from_numpy(to_input(list(crops), own))
         expected = (large(ready).softmax(dim=1) + large(ready.flip(3)).softmax(dim=1)) / 2
@@ -158,7 +158,7 @@ def test_opinions_do_not_depend_on_mirroring(files: list[Path]) -> None:
     images = torch.randint(0, 256, (5, 1, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     faces = FaceSet("f", CLASSES, np.zeros(5, np.int64), lambda i: images[i, 0].numpy(), np.full(5, "train"))
     teachers, rows = asked(files), torch.tensor([0, 3])
-    plain = teachers.opinions(faces, rows, images, batch=1)
+    plain = teachers.opinions(faces, rows, images)
     torch.testing.assert_close(plain, teachers.opinions(faces, rows, images.flip(3)), atol=1e-5, rtol=0)
     torch.testing.assert_close(plain[rows].sum(dim=1), torch.ones(2))
     assert not plain[[1, 2, 4]].any()

@@ -33,14 +33,14 @@ def runner_rows(out: Path) -> Iterator[dict[str, Any]]:
     there = [f for f in FLAVOURS if installed(f)]
     if not there:
         note = "not checked: neither TensorRT nor TensorRT-RTX is installed"
-        yield {"what": "runner on TensorRT", "ok": None, "note": note}
+        yield {"what": "TensorRT, the runner", "ok": None, "note": note}
         return
     bundle = quantised(out / "gpu-bundle")
     for flavour in there:
         for precision in BARS:
             # Whatever TensorRT raises is one row, and the other precisions are still tried.
             yield from attempt(
-                f"runner on {flavour}",
+                f"{flavour}, the runner",
                 lambda f=flavour, p=precision: compare(bundle, f, p),  # type: ignore[misc]
                 precision=precision,
             )

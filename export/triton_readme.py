@@ -61,11 +61,11 @@ def _plan_section(name: str, network: Signature, options: TritonOptions) -> str:
 
 def _ensemble_section(name: str, network: Signature, interpolation: str) -> str:
     size = network.inputs[0].dims[-1]
-    code = f"""import numpy as np, tritonclient.grpc as triton
+    code = f"""import cv2, numpy as np, tritonclient.grpc as triton  # pip install 'tritonclient[grpc]'
 from poster_edge.data.preprocess import resize_square  # or your own resizing to {size} x {size}
 
 client = triton.InferenceServerClient("localhost:8001")
-crops = np.stack([resize_square(face, {size}, "{interpolation}") for face in faces])  # uint8, OpenCV's BGR
+crops = np.stack([resize_square(cv2.imread("face.jpg"), {size}, "{interpolation}")])  # uint8, OpenCV's BGR
 batch = triton.InferInput("{FACES}", list(crops.shape), "UINT8")
 batch.set_data_from_numpy(crops)
 wanted = [triton.InferRequestedOutput("{PROBABILITIES}")]  # class_count=1 gives "probability:index:label"

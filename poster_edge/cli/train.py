@@ -149,11 +149,20 @@ def command(
     if not done:
         console.message(f"stopped after {stop_after:g} minutes; go on with --resume -o {folder}")
         return
-    whole, alone = summary["validation"], summary["validation_without_twins"]
-    console.message(
-        f"best epoch {summary['epoch']}: {whole['accuracy']:.2%} of {whole['count']} validation images "
-        f"({alone['accuracy']:.2%} without {summary['validation_twins']} twins)\n{folder / 'best.safetensors'}"
-    )
+    console.message(f"best epoch {summary['epoch']}: {accuracy_text(summary)}\n{folder / 'best.safetensors'}")
+
+
+def accuracy_text(summary: dict[str, Any]) -> str:
+    """Accuracy of a finished run, and where validation images have twins in the training split, without these.
+
+    Args:
+        summary: of the run: ``validation``, ``validation_without_twins``, ``validation_twins``.
+    """
+    whole, alone, twins = summary["validation"], summary["validation_without_twins"], summary["validation_twins"]
+    text = f"{whole['accuracy']:.2%} of {whole['count']} validation images"
+    if not twins:
+        return text
+    return f"{text} ({alone['accuracy']:.2%} without {twins} twin{'s' if twins > 1 else ''} of training images)"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from poster_edge.cli.train import accuracy_text
 from poster_edge.models.build import build_network
 from poster_edge.models.config import CONFIGS
 from poster_edge.runtime.bundle import load_bundle
@@ -42,9 +44,26 @@ def work(checked: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
         image[24 * label : 24 * label + 24] += 120
     np.savez(folder / "faces.npz", images=images, labels=labels, classes=np.array(["sad", "happy"]))
     arguments = ["--data", "faces.npz", "--epochs", "4", "--landmark-epochs", "1", "--batch", "8", "--device", "cpu"]
-    checked("train", *arguments, "-o", "r", cwd=folder)
+    trained = checked("train", *arguments, "-o", "r", cwd=folder)
+    (folder / "train.txt").write_text(trained.stderr)
     checked("export", "--checkpoint", "r/best.safetensors", "-o", "b", "--data", "faces.npz", cwd=folder)
     return folder
+
+
+def test_training_ends_with_what_it_reached(work: Path) -> None:
+    *_, best, file = (work / "train.txt").read_text().splitlines()
+    assert re.fullmatch(r"best epoch \d: \d+\.\d\d% of \d+ validation images", best), "no twins, no word of them"
+    assert file == "r/best.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("twins", "words"), [(0, ""), (1, " (50.00% without 1 twin "), (7, " (50.00% without 7 twins ")]
+)
+def test_twins_are_told_where_there_are_some(twins: int, words: str) -> None:
+    summary = {"validation": {"accuracy": 0.75, "count": 8}, "validation_without_twins": {"accuracy": 0.5}}
+    text = accuracy_text({**summary, "validation_twins": twins})
+    assert text.removeprefix("75.00% of 8 validation images").startswith(words)
+    assert bool(words) == ("(" in text)
 
 
 def test_training_can_go_on_and_protects_itself(poster_edge: Command, work: Path) -> None:

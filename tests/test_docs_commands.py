@@ -65,3 +65,29 @@ def test_commands_of_the_page_exist(page: Path) -> None:
 def test_a_command_that_does_not_exist_is_seen(wrong: str) -> None:
     with pytest.raises((click.UsageError, AssertionError)):
         check(wrong.split())
+
+
+#: Options in the text that are those of other programs: venv, pip, tensorboard.
+OTHERS = {"--system-site-packages", "--no-deps", "--logdir"}
+
+
+def options_of(command: click.Command, context: click.Context) -> set[str]:
+    """Every option of a command and, of a group, of all that is below."""
+    names = {name for p in command.get_params(context) for name in (*p.opts, *p.secondary_opts)}
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            names |= options_of(below, click.Context(below, parent=context, info_name=name))
+    return names
+
+
+def test_options_in_the_text_exist() -> None:
+    known = options_of(cli, click.Context(cli)) | OTHERS
+    scripts = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
+    for page in PAGES:
+        prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        named = {
+            o for code in re.findall(r"`([^`]+)`", prose) for o in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", code)
+        }
+        assert not {o for o in named - known if f'"{o}"' not in scripts}, page.name

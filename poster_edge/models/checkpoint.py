@@ -121,7 +121,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
             info = ModelInfo.from_metadata(file.metadata() or {}, path)
             return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+        pickled = path.suffix in (".pth", ".pt", ".tar", ".ckpt")
+        hint = "; a published POSTER becomes one by: poster-edge convert" if pickled else ""
+        raise InputError(f"{path}: not a readable safetensors file ({error}){hint}") from error
 
 
 def parse_checkpoint(data: bytes, path: Path) -> tuple[dict[str, Tensor], ModelInfo]:

@@ -111,7 +111,7 @@ class Teachers:
             for chosen in torch.split(rows, at_once(teacher.preprocess.size, self.device)):
                 pixels = seen[chosen.to(seen.device)].to(self.device.name).float() / 255
                 views = [teacher.probabilities(view, self.device) for view in (pixels, pixels.flip(3))]
-                out[chosen] += (sum(views) / 2).cpu()
+                out[chosen] += torch.stack(views).mean(dim=0).cpu()
         return out / len(self.teachers)
 
     def _alike(self, teacher: Teacher) -> bool:

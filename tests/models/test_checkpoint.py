@@ -9,7 +9,7 @@ import pytest
 
 from poster_edge.config import Preprocess
 from poster_edge.errors import InputError
-from poster_edge.models.checkpoint import ModelInfo
+from poster_edge.models.checkpoint import ModelInfo, read_checkpoint
 from poster_edge.models.official import read_official
 
 INFO = ModelInfo("poster-nano", ("angry", "happy"), Preprocess(size=48), "custom", 1.3, {"epochs": 3}, "here")
@@ -43,3 +43,11 @@ def test_a_file_that_is_no_checkpoint_is_said_in_words(tmp_path: Path) -> None:
     (tmp_path / "notes.pth").write_bytes(b"hello world\n" * 50)
     with pytest.raises(InputError, match="not a readable checkpoint .damaged, or no file that torch saved"):
         read_official(tmp_path / "notes.pth")
+
+
+@pytest.mark.parametrize(("name", "hint"), [("published.pth", True), ("mine.safetensors", False)])
+def test_a_published_file_in_a_checkpoints_place_is_told_the_way(tmp_path: Path, name: str, hint: bool) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(range(256)))
+    with pytest.raises(InputError, match="not a readable safetensors file") as caught:
+        read_checkpoint(tmp_path / name)
+    assert ("poster-edge convert" in str(caught.value)) == hint

@@ -15,7 +15,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,24 @@ def student(epochs: int) -> Step:
     return Step("poster-nano", "poster-nano", "teacher", epochs, (*options, *more, *_STRONG), ("teacher",), False)
 
 
+def other_students(epochs: int) -> list[Step]:
+    """poster-nano trained otherwise: with SAM, which takes twice as long, and by a full POSTER."""
+    usual, sharp = student(epochs), ("--sam-rho", "0.05")
+    # What the full size sees of a plain image is more than nano's 48 pixels.
+    plain = ("--teacher-view", "plain")
+    return [
+        replace(usual, name="poster-nano-sam", lane="sam", options=(*usual.options, *sharp), by_name=True),
+        replace(
+            usual,
+            name="poster-nano-by-poster",
+            lane="poster",
+            options=(*usual.options, *plain),
+            teachers=("poster",),
+            by_name=True,
+        ),
+    ]
+
+
 def full_size(epochs: int) -> Step:
     """The full POSTER at 224 pixels from scratch: its figures are wanted, its weights are too large to keep."""
     options = ("--batch", "128", "--lr", "5e-4", "--warmup", "2", "--mixup", "0.2", "--ema-decay", "0.998")
@@ -90,6 +108,7 @@ def plan(scale: float) -> list[Step]:
         Step("cf-dan-nano", "cf-dan-nano", "others", of(40), (*others, *more, *_STRONG), landmarks=False),
         Step("fer-vt-nano", "fer-vt-nano", "others", of(40), (*others, *more, *_STRONG), landmarks=False),
         full_size(of(30)),
+        *other_students(of(120)),
     ]
 
 

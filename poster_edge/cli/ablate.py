@@ -115,9 +115,12 @@ def command(
             reporter=reporter,
         )
 
+    # All of them before any is trained: what does not fit is said now and not hours later.
     for row in rows:
-        uses_points = points is not None and row.config.streams != "image"
-        if not row.read(output / row.name, recipe, **kept, landmarks=uses_points):
+        pretrained = landmark_epochs if points is not None and row.config.streams != "image" else None
+        row.read(output / row.name, recipe, **kept, landmark_epochs=pretrained)
+    for row in rows:
+        if row.summary is None:
             console.message(f"{row.label}: {row.name}")
             if not _train(row, output, make, left):
                 console.message("stopped; the same command goes on")

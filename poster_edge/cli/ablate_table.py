@@ -14,6 +14,7 @@ from poster_edge.files import write_atomic
 from poster_edge.models.ablation import table_rows
 from poster_edge.models.config import model_config
 from poster_edge.models.poster_config import PosterConfig
+from poster_edge.train.records import completed, differences
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -73,8 +74,15 @@ class Row:
             "epoch": done.get("epoch"),
         }
 
-    def read(self, folder: Path, recipe: Recipe, *, data: str, landmarks: bool, precision: str) -> bool:
-        """Take over what a finished training in ``folder`` found; False where there is none yet.
+    def read(self, folder: Path, recipe: Recipe, *, data: str, landmark_epochs: int | None, precision: str) -> None:
+        """Take over what a finished training in ``folder`` found, where there is one.
+
+        Args:
+            folder: of the row's training.
+            recipe: the table's.
+            data: name of the data set.
+            landmark_epochs: of pre-training; None: the row has no landmarks.
+            precision: that of the arithmetic.
 
         Raises:
             UsageError: it was trained otherwise.
@@ -82,20 +90,23 @@ class Row:
         """
         path = folder / "summary.json"
         if not path.is_file():
-            return False
+            return
         try:
             summary = json.loads(path.read_text())
-            began = {k: summary[k] for k in ("recipe", "data", "landmarks", "precision")}
-        except (OSError, ValueError, KeyError) as error:
+            began = {k: summary[k] for k in ("data", "precision")}
+            began["recipe"] = completed(summary["recipe"])
+            began["landmark_epochs"] = summary["landmark_recipe"]["epochs"] if summary["landmarks"] else None
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
                 f"{path}: not a summary of a training ({error}); remove {folder} to train again"
             ) from error
         asked = json.loads(json.dumps(asdict(recipe)))
-        wanted = {"recipe": asked, "data": data, "landmarks": landmarks, "precision": precision}
-        if began != wanted:
-            raise UsageError(f"{folder} was trained with other options or other data; repeat them or choose another -o")
+        wanted = {"recipe": asked, "data": data, "landmark_epochs": landmark_epochs, "precision": precision}
+        if differ := differences(began, wanted):
+            raise UsageError(
+                f"{folder} was trained with other options: {', '.join(differ[:4])}; repeat them or choose another -o"
+            )
         self.summary = summary
-        return True
 
 
 def open_table(model: str, table: str, *, num_classes: int | None = None) -> list[Row]:

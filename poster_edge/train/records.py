@@ -66,18 +66,15 @@ def resumed_settings(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{config}: not the settings of a run ({error}); train into another -o") from error
     changes = began.pop("schedule_changes", [])
-    # Options that are newer than the run were what their defaults are now.
     for part in ("recipe", "landmark_recipe"):
         if part in began:
-            defaults = _plain(Recipe())
-            augmentation = {**defaults["augmentation"], **began[part].get("augmentation", {})}
-            began[part] = {**defaults, **began[part], "augmentation": augmentation}
+            began[part] = completed(began[part])
     old, new = began["recipe"].pop("epochs"), wanted["recipe"]["epochs"]
     if began["recipe"]["warmup"] == old <= wanted["recipe"]["warmup"]:
         # Records of short runs used to have their warm-up cut to the run's length.
         began["recipe"]["warmup"] = wanted["recipe"]["warmup"]
     rest = {k: v for k, v in wanted["recipe"].items() if k != "epochs"}
-    if differ := _differences(began, {**wanted, "recipe": rest}):
+    if differ := differences(began, {**wanted, "recipe": rest}):
         raise UsageError(
             f"{config} was started with other options: {', '.join(differ[:4])}; repeat them or choose another -o"
         )
@@ -88,19 +85,26 @@ def resumed_settings(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     return {**wanted, "schedule_changes": changes} if changes else wanted
 
 
+def completed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as a run recorded it; options that are newer than the run were what their defaults are now."""
+    defaults = _plain(Recipe())
+    augmentation = {**defaults["augmentation"], **recipe.get("augmentation", {})}
+    return {**defaults, **recipe, "augmentation": augmentation}
+
+
 def _plain(recipe: Recipe) -> dict[str, Any]:
     """A recipe as JSON gives it back."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
     return values
 
 
-def _differences(began: dict[str, Any], wanted: dict[str, Any], at: str = "") -> list[str]:
+def differences(began: dict[str, Any], wanted: dict[str, Any], at: str = "") -> list[str]:
     """What two descriptions of a run differ in: "recipe.lr (0.001, now 0.002)"."""
     found = []
     for key in began.keys() | wanted.keys():
         old, new = began.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{at}{key}.")
+            found += differences(old, new, f"{at}{key}.")
         elif old != new:
             found.append(f"{at}{key} ({old}, now {new})")
     return sorted(found)

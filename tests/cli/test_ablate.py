@@ -88,8 +88,18 @@ def test_what_is_done_is_not_trained_again(
     monkeypatch.setattr(training, "TrainingRun", None)
     run(*options(data, done), "--table", "swap-depth")
     assert "poster-nano on d.npz: swap-depth" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="trained with other options"):
+    with pytest.raises(UsageError, match=r"swap-0 was trained with other options: recipe.seed \(0, now 1\)"):
         run(*options(data, done), "--table", "swap-depth", "--seed", "1")
+    with pytest.raises(UsageError, match=r"landmark_epochs \(1, now 2\)"):
+        run(*options(data, done), "--table", "swap-depth", "--landmark-epochs", "2")
+
+
+def test_a_row_that_does_not_fit_is_said_before_any_is_trained(
+    data: Path, done: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "TrainingRun", None)
+    with pytest.raises(UsageError, match=r"poster-nano was trained with other options: recipe.epochs \(1, now 2\)"):
+        run(*options(data, done), "--table", "depth", "--epochs", "2")
 
 
 def test_a_stopped_table_goes_on(data: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:

@@ -17,7 +17,10 @@ from poster_edge.data.subsets import Subset, read_subset
 from poster_edge.errors import InputError, UsageError
 from poster_edge.runtime.bundle import Bundle
 from poster_edge.runtime.classifier import Classifier, require_finite
-from poster_edge.train.metrics import Metrics, evaluate
+from poster_edge.train.metrics import Metrics, evaluate, wilson
+
+#: Ends of an interval that differ by no more in their distance are given as one.
+_EVEN = 0.01
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ def print_report(report: dict[str, Any], classes: tuple[str, ...]) -> None:
     console.stdout.print(console.table("Rows: true class; columns: predicted", ["class", *classes], matrix))
     if "subsets" in report:
         rows = [
-            [name, s["count"], _accuracy(s), _percent(s["mean_class_accuracy"]), s["missing"] or ""]
+            [name, s["count"], with_interval(s), _percent(s["mean_class_accuracy"]), s["missing"] or ""]
             for name, s in report["subsets"].items()
         ]
         columns = ["subset", "images", "accuracy", "mean class accuracy", "listed, not in the data"]
@@ -223,7 +226,7 @@ def print_report(report: dict[str, Any], classes: tuple[str, ...]) -> None:
 def _figures(report: dict[str, Any]) -> list[list[Any]]:
     rows: list[list[Any]] = [
         ["images", report["count"]],
-        ["accuracy", _accuracy(report)],
+        ["accuracy", with_interval(report)],
         ["mean class accuracy", f"{report['mean_class_accuracy']:.2%}"],
         ["macro F1", f"{report['macro_f1']:.4f}"],
         ["expected calibration error", f"{report['ece']:.4f}"],
@@ -231,7 +234,7 @@ def _figures(report: dict[str, Any]) -> list[list[Any]]:
     ]
     if twins := report["twins"]:
         alone = f"{report['without_twins']['accuracy']:.2%}" if "without_twins" in report else "all are"
-        rows.append([f"accuracy without {twins} twins of training images", alone])
+        rows.append([f"accuracy without {twins} twin{'s' if twins > 1 else ''} of training images", alone])
     if report["unknown_class"]:
         rows.append(["left out: class unknown to the model", report["unknown_class"]])
     if report["without_label"]:
@@ -243,8 +246,12 @@ def _figures(report: dict[str, Any]) -> list[list[Any]]:
     return rows
 
 
-def _accuracy(figures: dict[str, Any]) -> str:
-    return f"{figures['accuracy']:.2%} ± {figures['accuracy_ci95']:.2%}"
+def with_interval(figures: dict[str, Any]) -> str:
+    """The accuracy with its 95 % interval; of few faces that lies unevenly about it, and is written out."""
+    share, low, high = wilson(round(figures["accuracy"] * figures["count"]), figures["count"])
+    if abs((high - share) - (share - low)) > _EVEN:
+        return f"{share:.2%} ({low:.1%} to {high:.1%})"
+    return f"{share:.2%} ± {figures['accuracy_ci95']:.2%}"
 
 
 def _percent(value: float | None) -> str:

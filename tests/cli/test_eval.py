@@ -12,10 +12,11 @@ import pytest
 
 from poster_edge.cli.eval import command
 from poster_edge.cli.eval_model import chosen_points, embed, size_and_cost
-from poster_edge.cli.eval_report import open_subsets, per_class
+from poster_edge.cli.eval_report import open_subsets, per_class, with_interval
 from poster_edge.data.faces import load_faces
 from poster_edge.errors import InputError, UsageError
 from poster_edge.runtime.bundle import load_bundle
+from poster_edge.train.metrics import evaluate
 from poster_edge.vision.scatter import draw_scatter
 
 CLASSES = ("happy", "sad", "fear")
@@ -50,6 +51,21 @@ def test_per_class_by_hand() -> None:
         "taken_for_share": 0.25,
     }
     assert found["fear"] == dict.fromkeys(found["fear"]) | {"images": 0}
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "told"),
+    [
+        (0, 6, "0.00% (0.0% to 39.0%)"),
+        (6, 6, "100.00% (61.0% to 100.0%)"),
+        (50, 100, "50.00% ± 9.62%"),
+        (2401, 3589, "66.90% ± 1.56%"),
+    ],
+)
+def test_few_faces_have_an_uneven_interval(right: int, count: int, told: str) -> None:
+    labels = np.zeros(count, np.int64)
+    logits = np.eye(2)[(np.arange(count) >= right).astype(int)]
+    assert with_interval(evaluate(logits, labels, ("happy", "sad")).to_dict()) == told
 
 
 def test_subsets_size_and_json(folders: Path, tiny_bundle: Path, tmp_path: Path) -> None:

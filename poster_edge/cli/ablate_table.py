@@ -36,6 +36,8 @@ _COLUMNS = {
     "accuracy_without_twins": "accuracy without twins",
     "epoch": "best epoch",
 }
+#: Columns of the files that a terminal has no room for beside accuracies.
+_FILES_ONLY = ("paper_flops", "faces", "accuracy_without_twins")
 
 
 @dataclass
@@ -155,13 +157,14 @@ def shown(title: str, rows: list[Row]) -> Table:
     """The table for a terminal."""
     from poster_edge.cli import console
 
-    columns, cells = _cells(rows)
+    trained = any(row.summary for row in rows)
+    columns, cells = _cells(rows, without=_FILES_ONLY if trained else ())
     return console.table(title, columns, [list(row) for row in cells])
 
 
-def _cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+def _cells(rows: list[Row], *, without: tuple[str, ...] = ()) -> tuple[list[str], list[list[str]]]:
     values = [row.values() for row in rows]
-    kept = [c for c in _COLUMNS if any(v[c] is not None for v in values)]
+    kept = [c for c in _COLUMNS if c not in without and any(v[c] is not None for v in values)]
     return [_COLUMNS[c] for c in kept], [[_text(c, v[c]) for c in kept] for v in values]
 
 

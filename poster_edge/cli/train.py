@@ -136,6 +136,9 @@ def command(
             team=team,
             images=images,
         )
+        if team.leads:
+            for note in weights.notes(run.preprocess, with_points=points is not None):
+                console.message(note)
         run.start(resume=resume)
         if team.leads and (unseen := run.split.unseen(faces)):
             console.message(f"no training image of: {', '.join(unseen)}")

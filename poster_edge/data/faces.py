@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,9 @@ from poster_edge.errors import InputError, UsageError
 from poster_edge.labels import LABEL_SETS, canonical, label_set
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp"})
+
+#: Images of a set that are looked at to find out whether it is gray.
+_LOOKED_AT = 16
 
 #: Split names found in files -> the role they play here.
 SPLIT_ROLES = {"Training": "train", "PublicTest": "validation", "train": "train", "validation": "validation"}
@@ -74,10 +78,26 @@ class FaceSet:
         )
         return next(fits, "custom")
 
-    @property
+    @cached_property
     def is_gray(self) -> bool:
-        """Whether the first image is stored in one channel (all of FER2013 is)."""
-        return self.read(0).ndim == 2
+        """Whether images are stored in one channel, as all of FER2013 are; a few from the whole set are looked at.
+
+        Sets of colour images have gray ones among them, which must not decide, wherever they stand.
+
+        Raises:
+            InputError: none of those can be read.
+        """
+        rows = np.unique(np.linspace(0, len(self) - 1, _LOOKED_AT).astype(int)).tolist()
+        found = [image.ndim for row in rows if (image := self._readable(row)) is not None]
+        if not found:
+            self.read(rows[0])
+        return all(dimensions == 2 for dimensions in found)
+
+    def _readable(self, row: int) -> NDArray[np.uint8] | None:
+        try:
+            return self.read(row)
+        except InputError:
+            return None
 
     def squares(self, indices: Sequence[int] | NDArray[np.int64], size: int, colour: str) -> NDArray[np.uint8]:
         """Decode many images at once as squares: (n, 1, size, size) for "gray", else (n, 3, size, size)."""
@@ -189,6 +209,8 @@ def _classes(path: Path, entries: dict[str, NDArray], labels: NDArray[np.int64])
         classes = LABEL_SETS["fer2013"].classes
     else:
         raise InputError(f"{path}: no 'classes' entry, so labels up to {labels.max(initial=0)} have no names")
+    if len(set(classes)) != len(classes):
+        raise InputError(f"{path}: 'classes' names a class twice: {', '.join(map(str, entries['classes']))}")
     bad = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if len(bad):
         raise InputError(f"{path}: label {labels[bad[0]]} of row {bad[0]} is outside 0..{len(classes) - 1}")

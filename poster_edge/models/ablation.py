@@ -50,8 +50,10 @@ def variant_config(base: PosterConfig, variant: str) -> PosterConfig:
         variant: "image-only", "levels-2", "swap-1", "depth-4" and so on.
 
     Raises:
-        UsageError: no such variant, or the base cannot be changed so.
+        UsageError: no such variant, or the base cannot be changed so or is a variant itself.
     """
+    if SEPARATOR in base.variant:
+        raise UsageError(f"{base.variant} is a variant itself; give the whole network")
     changes = _numbered(base, variant) if variant not in _NAMED else _NAMED[variant](base)
     return replace(base, variant=f"{base.variant}{SEPARATOR}{variant}", **changes)
 

@@ -24,6 +24,8 @@ from poster_edge.models.config import model_config
 from poster_edge.models.network import Network
 
 FORMAT = "poster-edge/1"
+#: How the formats of all files of this project begin, the state of a training run among them.
+OURS = "poster-edge"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ class ModelInfo:
         Raises:
             InputError: not a checkpoint of this project; says what to do.
         """
-        if values.get("format") != FORMAT:
+        found = values.get("format", "")
+        if found.startswith(f"{OURS}-state"):
+            raise InputError(f"{path}: the state of a training run; its weights are in best.safetensors beside it")
+        if found != FORMAT:
             raise InputError(
                 f"{path}: safetensors without poster-edge metadata; convert the published .pth: 'poster-edge convert'"
             )
@@ -106,6 +111,19 @@ def save_checkpoint(path: Path, state: dict[str, Tensor], info: ModelInfo) -> No
     """Write weights and metadata atomically."""
     with atomic_path(path) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, info.to_metadata())
+
+
+def read_info(path: Path) -> ModelInfo:
+    """What a checkpoint says about itself, without its weights.
+
+    Raises:
+        InputError: see :func:`read_checkpoint`.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return ModelInfo.from_metadata(file.metadata() or {}, path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:

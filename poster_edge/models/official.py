@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from poster_edge.errors import InputError, UsageError
 from poster_edge.labels import LabelSet
-from poster_edge.models.checkpoint import ModelInfo, describe_source, strict_load
+from poster_edge.models.checkpoint import OURS, ModelInfo, describe_source, strict_load
 from poster_edge.models.poster import Poster
 from poster_edge.models.poster_config import POSTER_CONFIGS, PosterConfig
 
@@ -48,6 +49,7 @@ def read_official(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(f"no such checkpoint: {path}")
+    _refuse_ours(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -106,6 +108,24 @@ def load_official(path: Path, labels: LabelSet) -> tuple[Poster, ModelInfo]:
         dataset=labels.name,
         source=describe_source(path),
     )
+
+
+def _refuse_ours(path: Path) -> None:
+    """Refuse a file of this project: it says itself what its classes are, which a published one does not.
+
+    Raises:
+        InputError: it is one.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            made_by = (file.metadata() or {}).get("format", "")
+    except (SafetensorError, OSError, ValueError):
+        return
+    if made_by.startswith(OURS):
+        raise InputError(
+            f"{path}: made by poster-edge, so it is no published file and needs no conversion; it goes as it is to "
+            "export --checkpoint, eval --model, train --init or --teacher"
+        )
 
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:

@@ -85,6 +85,9 @@ def predict(
 ) -> NDArray[np.float32]:
     """Logits (B, C) in float32 for the rows (B,) of images (N, K, S, S) uint8."""
     model.eval()
+    if not len(rows):
+        # With fewer images than processes, some have none.
+        return np.empty((0, model.config.num_classes), np.float32)
     pieces = torch.split(rows, at_once(images.shape[-1], device))
     out = [model(normalise(images[p.to(images.device)].to(device.name) / 255)).float() for p in pieces]
     return torch.cat(out).cpu().numpy()

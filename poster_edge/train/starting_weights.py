@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from poster_edge.config import Preprocess
 from poster_edge.errors import UsageError
 from poster_edge.models.backbone_weights import load_image_weights, load_landmark_weights
-from poster_edge.models.checkpoint import describe_source, load_model
+from poster_edge.models.checkpoint import describe_source, load_model, read_info
 from poster_edge.models.network import Network
 from poster_edge.models.trunk_weights import load_trunk
 
@@ -57,6 +58,24 @@ class StartingWeights:
         if self.landmark is not None:
             load_landmark_weights(network, self.landmark)
 
+    def notes(self, fed: Preprocess, *, with_points: bool) -> list[str]:
+        """What a run should know that goes on with a whole network: what is not used, what is unlike.
+
+        Args:
+            fed: how this run feeds its images.
+            with_points: whether it was given landmarks to learn.
+        """
+        if self.init is None:
+            return []
+        notes = ["--init brings the landmark stream too: --landmarks is not learned from"] if with_points else []
+        began = read_info(self.init).preprocess
+        if (began.colour, began.mean, began.std) != (fed.colour, fed.mean, fed.std):
+            notes.append(
+                f"{self.init} has learned from {_feeding(began)}; this run feeds {_feeding(fed)}: a recipe's colour "
+                "says which"
+            )
+        return notes
+
     def describe(self) -> dict[str, str]:
         """File name and SHA-256 of each, for the records."""
         names = {
@@ -66,6 +85,12 @@ class StartingWeights:
             "landmark_weights": self.landmark,
         }
         return {name: describe_source(path) for name, path in names.items() if path is not None}
+
+
+def _feeding(preprocess: Preprocess) -> str:
+    """Colours and normalisation in words."""
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (preprocess.mean, preprocess.std))
+    return f"{preprocess.colour} images (mean {mean}, deviation {std})"
 
 
 def _load_all(network: Network, path: Path, classes: tuple[str, ...]) -> None:

@@ -80,6 +80,32 @@ def test_inconsistent_packed_files(tmp_path: Path, changes: dict[str, Any], mess
         load_faces(path)
 
 
+def test_one_class_under_two_spellings_in_a_file(tmp_path: Path) -> None:
+    names = np.array(["happy", "Happiness", "sad"])
+    np.savez(tmp_path / "d.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.arange(3), classes=names)
+    with pytest.raises(InputError, match="names a class twice: happy, Happiness, sad"):
+        load_faces(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize(("broken", "is_gray"), [((), False), ((0, 1), False), ((1, 2, 3), True)])
+def test_gray_or_colour_is_not_for_the_first_image_to_say(
+    tmp_path: Path, broken: tuple[int, ...], is_gray: bool
+) -> None:
+    (tmp_path / "happy").mkdir()
+    for i, image in enumerate([gray(9), np.zeros((8, 8, 3), np.uint8), np.ones((8, 8, 3), np.uint8), gray(7)]):
+        assert cv2.imwrite(str(tmp_path / "happy" / f"{i}.png"), image)
+    for i in broken:
+        (tmp_path / "happy" / f"{i}.png").write_text("no image")
+    assert load_faces(tmp_path).is_gray == is_gray
+
+
+def test_nothing_to_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "happy").mkdir()
+    (tmp_path / "happy" / "0.png").write_text("no image")
+    with pytest.raises(InputError, match=r"0\.png: not a readable image"):
+        _ = load_faces(tmp_path).is_gray
+
+
 def test_labels_without_names_beyond_the_convention(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.array([0, 7]))
     with pytest.raises(InputError, match="no 'classes' entry"):

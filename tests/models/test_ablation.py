@@ -205,3 +205,11 @@ def test_the_published_network_is_the_default() -> None:
     config = PosterConfig("poster")
     assert config.as_published
     assert isinstance(build_network(nano("")), Poster)
+
+
+def test_a_variant_has_no_variants() -> None:
+    base = model_config("poster-nano@depth-3")
+    assert isinstance(base, PosterConfig)
+    for table in TABLES:
+        with pytest.raises(UsageError, match="poster-nano@depth-3 is a variant itself; give the whole network"):
+            table_rows(base, table)

@@ -13,9 +13,10 @@ from torch import Tensor
 from poster_edge.errors import InputError, UsageError
 from poster_edge.labels import label_set
 from poster_edge.models.build import build_network
-from poster_edge.models.checkpoint import load_model, read_checkpoint, save_checkpoint
+from poster_edge.models.checkpoint import load_model, read_checkpoint, read_info, save_checkpoint
 from poster_edge.models.config import CONFIGS
 from poster_edge.models.official import load_official, read_official, recognise
+from poster_edge.train.state import save_state
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,18 @@ def test_safetensors_round_trip(tmp_path: Path, state: dict[str, Tensor]) -> Non
     assert read == info
     assert "c.pth sha256:" in read.source
     assert all(torch.equal(v, state[k]) for k, v in again.state_dict().items())
+
+
+def test_what_train_wrote_is_not_taken_for_a_published_file(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    model, info = load_official(write(tmp_path / "c.pth", state), label_set("rafdb"))
+    save_checkpoint(tmp_path / "best.safetensors", model.state_dict(), info)
+    with pytest.raises(InputError, match=r"best\.safetensors: made by poster-edge.*train --init"):
+        load_official(tmp_path / "best.safetensors", label_set("affectnet7"))
+    save_state(tmp_path / "last.safetensors", {"model": {"a": torch.zeros(1)}})
+    with pytest.raises(InputError, match=r"the state of a training run; its weights are in best\.safetensors"):
+        read_info(tmp_path / "last.safetensors")
+    with pytest.raises(InputError, match="made by poster-edge"):
+        read_official(tmp_path / "last.safetensors")
 
 
 def test_foreign_safetensors_say_what_to_do(tmp_path: Path) -> None:

@@ -103,3 +103,10 @@ def test_cf_dan_has_its_own_recipe() -> None:
     )
     assert recipe == stated
     assert (recipe.schedule, recipe.epochs) == ("cosine", 40)
+
+
+@pytest.mark.parametrize("name", ["poster-nano", "fer-vt-nano", "cf-dan-nano"])
+def test_a_process_without_an_image_predicts_nothing(name: str) -> None:
+    network = build_network(model_config(name, num_classes=5))
+    images, rows = torch.zeros(2, 1, 48, 48, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
+    assert predict(network, images, rows, lambda pixels: pixels.expand(-1, 3, -1, -1), Device()).shape == (0, 5)

@@ -162,9 +162,8 @@ def _facts(values: dict[str, Any]) -> list[list[str]]:
         if key == "models":
             for name, verdict in value.items():
                 restored = ", ".join(verdict.get("restored", [])) or "none"
-                rows.append(
-                    [name, f"{'passed' if verdict.get('passed') else 'did not pass'}; back in float: {restored}"]
-                )
+                passed = "passed" if verdict.get("passed") else "did not pass"
+                rows.append([name, f"{passed}; back in float: {restored}"])
         elif isinstance(value, str | int | float):
             rows.append([key, str(value)])
     return rows

@@ -12,8 +12,10 @@ import torch
 from poster_edge.calib.temperature import fit_temperature
 from poster_edge.data.faces import FaceSet, load_faces
 from poster_edge.errors import UsageError
+from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import load_model
 from poster_edge.models.config import model_config
+from poster_edge.train.expression import predict
 from poster_edge.train.loop import Device
 from poster_edge.train.recipe import Recipe, recipe_for
 from poster_edge.train.run import TrainingRun

@@ -334,7 +334,8 @@ def test_starts_from_a_checkpoint(tmp_path: Path, faces: FaceSet) -> None:
     (note,) = again.weights.notes(again.preprocess, with_points=True)
     assert "--landmarks is not learned from" in note
     (note,) = again.weights.notes(replace(again.preprocess, colour="bgr"), with_points=False)
-    assert "has learned from gray images" in note and "this run feeds bgr images" in note
+    assert "has learned from gray images" in note
+    assert "this run feeds bgr images" in note
     assert not StartingWeights().notes(again.preprocess, with_points=True)
     kept = load_model(best)[0].state_dict()
     assert all(torch.equal(v, kept[k]) for k, v in again.model.state_dict().items())

@@ -210,9 +210,24 @@ def _ablation() -> str:
         "selected on the faces that it is measured on. The intervals are those of the faces, 95 %; another seed moves "
         "the figures too."
         + (f" {left} rows are not trained yet." if left else "")
+        + _alike(found)
         + "\n\n"
         + table(["table", "row", "accuracy", "mean class accuracy", "without twins"], rows)
     )
+
+
+def _alike(found: dict[str, Any]) -> str:
+    """How many rows the faces do not tell from the whole network, and that short runs are no verdict."""
+    trained = {r["model"]: r for group in found["tables"].values() for r in group if r["accuracy"] is not None}
+    whole = trained.pop(found["model"], None)
+    if whole is None:
+        return ""
+    half = 1.96 * (whole["accuracy"] * (1 - whole["accuracy"]) / whole["faces"]) ** 0.5
+    near = sum(abs(r["accuracy"] - whole["accuracy"]) <= half for r in trained.values())
+    text = f" Of {len(trained)} other networks {near} lie within the interval of the whole one."
+    if found["images"] != "all" or found["epochs"] < 40:
+        text += " A study this short tells what breaks a network, not which of two good ones is better."
+    return text
 
 
 def main() -> None:

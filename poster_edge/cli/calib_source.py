@@ -1,6 +1,7 @@
 """What ``--calib DATA`` names: labelled face crops, or photos and videos to find the faces in.
 
-- A ``.npz``, or a folder most of whose folders bear names of classes: the images are face crops.
+- A ``.npz``, a data set in its published layout, or a folder most of whose folders bear names of classes, itself or
+  in ``train``: the images are face crops, of which those for training are taken.
 - Any other folder, folders within it included, one image or one video: faces are found and cropped by
   the very code of ``run``.  So are images in folders with other names (2024/, holiday/): to feed whole
   photos as if they were crops would spoil the ranges without a word.
@@ -19,6 +20,7 @@ from poster_edge.calib.batches import CalibrationSet, from_faces, sample_rows
 from poster_edge.cli import console
 from poster_edge.config import Preprocess
 from poster_edge.data.faces import IMAGE_SUFFIXES, load_faces
+from poster_edge.data.layouts import has_layout
 from poster_edge.data.preprocess import resize_square
 from poster_edge.errors import InputError, UsageError
 from poster_edge.labels import LABEL_SETS, canonical
@@ -54,7 +56,7 @@ def open_calibration(
     """Open what ``--calib`` names.
 
     Args:
-        path: a ``.npz``, a folder, an image or a video; see the module.
+        path: a ``.npz`` or another data set, a folder, an image or a video; see the module.
         preprocess: the model's settings, which frame the faces that are found.
         count: images wanted; there may be fewer.
         seed: of the draw.
@@ -72,7 +74,7 @@ def open_calibration(
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{path}: {'neither a file nor a folder' if path.exists() else 'no such file or folder'}")
     with natives_silenced():
-        if path.suffix.lower() == ".npz" or _names_classes(path, classes):
+        if holds_faces(path, classes):
             found = from_faces(load_faces(path), count, seed, notify=notify)
         else:
             found = _find_faces(path, preprocess, count, seed, detector, classes, notify)
@@ -87,6 +89,13 @@ def _warn(found: CalibrationSet, path: Path, count: int, notify: Notify) -> None
         notify(f"ranges from fewer than {FEWEST} images are unreliable; there are {found.count}")
     if found.labels is not None and len(seen := np.unique(found.labels)) == 1:
         notify(f"{path}: all images to calibrate on are '{found.classes[seen[0]]}'; other faces may be out of range")
+
+
+def holds_faces(path: Path, classes: Sequence[str]) -> bool:
+    """Whether the images are labelled face crops."""
+    if path.suffix.lower() == ".npz" or has_layout(path):
+        return True
+    return any(_names_classes(folder, classes) for folder in (path, path / "train"))
 
 
 def _names_classes(folder: Path, classes: Sequence[str]) -> bool:

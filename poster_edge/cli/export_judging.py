@@ -16,6 +16,7 @@ from poster_edge.calib.gate import GateReport, judge
 from poster_edge.calib.suitability import ImageStatistics, StatisticsCollector
 from poster_edge.calib.temperature import fit_temperature, match_temperature
 from poster_edge.cli import console
+from poster_edge.cli.calib_source import holds_faces
 from poster_edge.cli.eval_report import select
 from poster_edge.cli.export_options import Options
 from poster_edge.data.faces import FaceSet, load_faces
@@ -70,7 +71,7 @@ class Judge:
         if self.options.data is not None:
             return _held_out(load_faces(self.options.data), self.classes, self.options, labelled=trained)
         source = self.options.calib
-        if source is not None and source.suffix.lower() == ".npz" and source.is_file():
+        if source is not None and holds_faces(source, self.classes):
             faces = load_faces(source)
             if len(faces.indices("validation")):
                 return _held_out(faces, self.classes, self.options, labelled=trained)

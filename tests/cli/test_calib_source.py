@@ -20,6 +20,7 @@ from poster_edge.cli.main import main
 from poster_edge.config import Preprocess
 from poster_edge.data.preprocess import to_input
 from poster_edge.errors import InputError, PosterEdgeError, UnavailableError, UsageError
+from poster_edge.labels import LABEL_SETS
 from poster_edge.pipeline import filelist
 from poster_edge.runtime.bundle import load_bundle
 from poster_edge.runtime.ort_runner import OrtRunner
@@ -125,6 +126,32 @@ class TestCropsAsTheyAre:
         np.savez(tmp_path / "d.npz", images=images, labels=np.arange(40) % 7, split=split, split_names=names)
         found, _ = opened(tmp_path / "d.npz", count=40)
         assert {c.tobytes() for c in crops_of(found)} == {im.tobytes() for im in images[::2]}
+
+    def test_splits_of_class_folders(self, tmp_path: Path, images: np.ndarray) -> None:
+        for i, image in enumerate(images):
+            folder = tmp_path / ("train" if i < 30 else "test") / ("happy" if i % 2 else "sad")
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f"{i}.png"), image)
+        found, said = opened(tmp_path, count=40)
+        assert {c.tobytes() for c in crops_of(found)} == {im.tobytes() for im in images[:30]}
+        assert said[0] == f"{tmp_path}: only 30 images to calibrate on were found; 40 were asked for"
+
+    def test_a_data_set_as_it_is_published(self, tmp_path: Path, images: np.ndarray) -> None:
+        """RAF-DB's aligned images are crops, not photos to find faces in, and its test images are not to be seen."""
+        (tmp_path / "EmoLabel").mkdir()
+        (tmp_path / "Image" / "aligned").mkdir(parents=True)
+        lines = []
+        for i, image in enumerate(images):
+            name = f"{'train' if i < 30 else 'test'}_{i:05d}"
+            lines.append(f"{name}.jpg {i % 7 + 1}\n")
+            cv2.imwrite(str(tmp_path / "Image" / "aligned" / f"{name}_aligned.jpg"), image)
+        (tmp_path / "EmoLabel" / "list_patition_label.txt").write_text("".join(lines))
+        found, _ = opened(tmp_path, count=40)
+        assert found.count == 30
+        assert found.classes == LABEL_SETS["rafdb"].classes
+        seen = np.stack(crops_of(found)).reshape(30, -1).mean(axis=1)
+        stored = [cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in sorted(tmp_path.rglob("train_*.jpg"))]
+        np.testing.assert_allclose(np.sort(seen), np.sort(np.stack(stored).reshape(30, -1).mean(axis=1)))
 
 
 class TestFedAsRunFeeds:
@@ -319,8 +346,9 @@ class TestErrors:
             (["a.jpg"], "a.jpg", "a.jpg: is no image"),
             (["a.npz"], "a.npz", "a.npz: not a readable .npz file"),
             (["clip.mp4"], "clip.mp4", "clip.mp4: cannot be opened as a video"),
-            (["fer2013.csv"], "fer2013.csv", "expected a .npz, a folder, an image or a video"),
-            (["d/train/happy/1.png", "d/test/sad/2.png"], "d", r"give one of them \(test, train\)"),
+            (["fer2013.csv"], "fer2013.csv", "fer2013.csv"),
+            (["notes.txt"], "notes.txt", "expected a .npz, a folder, an image or a video"),
+            (["d/mine/happy/1.png", "d/other/sad/2.png"], "d", r"give one of them \(mine, other\)"),
         ],
         ids=lambda v: v if isinstance(v, str) and " " not in v else "",
     )

@@ -53,6 +53,11 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 
+def has_layout(path: Path) -> bool:
+    """Whether a path looks like a data set in its published layout, by names alone."""
+    return any(layout.fits(path) for layout in LAYOUTS)
+
+
 def read_layout(path: Path, *, dataset: str | None = None, targets: str = "majority") -> FaceSet | None:
     """Faces of a data set in its published layout, or None where the path has none of them.
 

@@ -19,7 +19,7 @@ def page(results: Path, table: Table) -> str:
     found = json.loads(path.read_text())
     names = list(dict.fromkeys(r["ingredient"] for r in found["runs"]))
     rows = [_row([r for r in found["runs"] if r["ingredient"] == name]) for name in names]
-    columns = ["", "epochs", "accuracy", "change", "mean class accuracy", "last epoch", "s/epoch"]
+    columns = ["", "epochs", "accuracy", "change", "mean class accuracy", "last epoch"]
     return f"{_about(found)}\n\n{table(columns, rows)}\n\n{_reading(found)}"
 
 
@@ -52,7 +52,6 @@ def _row(runs: list[dict[str, Any]]) -> list[str]:
         "" if base else f"{100 * mean('change'):+.2f} ± {100 * mean('change_ci95'):.2f}",
         f"{mean('mean_class_accuracy'):.2%}",
         f"{mean('last_epoch_accuracy'):.2%}",
-        f"{mean('seconds_per_epoch'):.0f}",
     ]
 
 

@@ -127,7 +127,7 @@ def test_eval_reports_what_it_left_out(poster_edge: Command, work: Path) -> None
 
 
 def test_random_weights_are_marked_and_run_says_so(checked: Command, work: Path) -> None:
-    checked("export", "--model", "poster-nano", "--random-weights", "-o", "random", cwd=work)
+    checked("export", "--model", "cf-dan-nano", "--random-weights", "-o", "random", cwd=work)
     assert not load_bundle(work / "random").manifest.has_trained_weights
     cv2.imwrite(str(work / "crop.png"), np.full((64, 64, 3), 99, np.uint8))
     done = checked("run", "--source", "crop.png", "--detector", "none", "--model", "random", cwd=work)

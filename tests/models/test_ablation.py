@@ -158,7 +158,7 @@ def test_frozen_landmarks_of_the_landmark_stream() -> None:
     assert not network.landmark_stream.training
 
 
-@pytest.mark.parametrize("variant", ["landmark-only", "swap-1"])
+@pytest.mark.parametrize("variant", ["landmark-only", pytest.param("swap-1", marks=pytest.mark.campaign)])
 def test_a_variant_exports(variant: str, tmp_path: Path) -> None:
     network, x = built(variant), images(3)
     export_onnx(network, 48, tmp_path / "m.onnx")

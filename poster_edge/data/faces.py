@@ -21,7 +21,10 @@ from poster_edge.data.preprocess import resize_square, to_channels
 from poster_edge.errors import InputError, UsageError
 from poster_edge.labels import LABEL_SETS, canonical, label_set
 
+#: Images that ``run`` takes too.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp"})
+#: Images of data sets: JAFFE's are TIFF files.
+FACE_SUFFIXES = IMAGE_SUFFIXES | {".tif", ".tiff"}
 
 #: Images of a set that are looked at to find out whether it is gray.
 _LOOKED_AT = 16
@@ -291,7 +294,7 @@ def _joined(path: Path, parts: dict[str, FaceSet]) -> FaceSet:
 
 def _class_folders(path: Path) -> FaceSet:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    files = [(f, k) for k, d in enumerate(folders) for f in sorted(d.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES]
+    files = [(f, k) for k, d in enumerate(folders) for f in sorted(d.iterdir()) if f.suffix.lower() in FACE_SUFFIXES]
     if not files:
         raise InputError(f"{path}: found no images in class folders (expected {path}/CLASS/*.jpg)")
     if empty := [d for k, d in enumerate(folders) if k not in {label for _, label in files}]:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from poster_edge.data.faces import IMAGE_SUFFIXES, FaceSet
+from poster_edge.data.faces import FACE_SUFFIXES, FaceSet
 from poster_edge.errors import InputError
 
 #: FERPlus' lists put a label before the name.
@@ -74,7 +74,7 @@ def key_of(line: str) -> str:
     """What identifies the image of a line or of a file name: no folder, no suffix, no label before it."""
     first = line.split()[0] if line.split() else ""
     name = PurePosixPath(first.replace("\\", "/")).name
-    stem = name[: -len(suffix)] if (suffix := PurePosixPath(name).suffix).lower() in IMAGE_SUFFIXES else name
+    stem = name[: -len(suffix)] if (suffix := PurePosixPath(name).suffix).lower() in FACE_SUFFIXES else name
     return _LABELLED.sub("", stem, count=1)
 
 

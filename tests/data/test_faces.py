@@ -99,6 +99,19 @@ def test_gray_or_colour_is_not_for_the_first_image_to_say(
     assert load_faces(tmp_path).is_gray == is_gray
 
 
+@pytest.mark.parametrize(("suffix", "kind"), [(".tiff", np.uint8), (".TIF", np.uint16)])
+def test_tiff_images_are_images(tmp_path: Path, suffix: str, kind: type) -> None:
+    """As JAFFE's are; 16 bits become 8."""
+    picture = (np.arange(48 * 48).reshape(48, 48) % 251).astype(np.uint8)
+    for name in ("happy", "sad"):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / f"a{suffix}"), picture.astype(kind) * (257 if kind == np.uint16 else 1))
+    faces = load_faces(tmp_path)
+    assert faces.classes == ("happy", "sad")
+    assert faces.is_gray
+    assert np.array_equal(faces.read(1), picture)
+
+
 def test_nothing_to_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "happy").mkdir()
     (tmp_path / "happy" / "0.png").write_text("no image")

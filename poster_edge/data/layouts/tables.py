@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from poster_edge.data.faces import IMAGE_SUFFIXES, FaceSet, decode
+from poster_edge.data.faces import FACE_SUFFIXES, FaceSet, decode
 from poster_edge.errors import InputError
 from poster_edge.labels import LABEL_SETS
 
@@ -87,7 +87,7 @@ def coded_folders(root: Path, parts: Sequence[str]) -> dict[str, dict[str, list[
     """
     found = {
         part: {
-            folder.name: sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
+            folder.name: sorted(f for f in folder.iterdir() if f.suffix.lower() in FACE_SUFFIXES)
             for folder in sorted((root / part).iterdir())
             if folder.is_dir() and not folder.name.startswith(".")
         }

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def plugin_rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         for precision in BARS:
             folder = Path(scratch) / precision
-            yield from attempt("TensorRT plugin", lambda f=folder, p=precision: driven_rows(f, p), precision=precision)  # type: ignore[misc]
+            yield from attempt("TensorRT plugin", partial(driven_rows, folder, precision), precision=precision)
         source = Path(scratch) / "fp16" / "plugin"
         yield from attempt("TensorRT plugin in TensorRT", lambda: inside(source), precision="fp16")
 

@@ -69,7 +69,7 @@ def student(epochs: int) -> Step:
 def other_students(epochs: int) -> list[Step]:
     """poster-nano trained otherwise: with SAM, which takes twice as long, and by a full POSTER."""
     usual, sharp = student(epochs), ("--sam-rho", "0.05")
-    # What the full size sees of a plain image is more than nano's 48 pixels.
+    # The full size takes long to answer: it is asked once about each image.
     plain = ("--teacher-view", "plain")
     return [
         replace(usual, name="poster-nano-sam", lane="sam", options=(*usual.options, *sharp), by_name=True),

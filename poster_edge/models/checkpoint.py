@@ -7,6 +7,8 @@ colour order cannot be guessed wrongly later.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,13 +119,10 @@ def read_info(path: Path) -> ModelInfo:
     """What a checkpoint says about itself, without its weights.
 
     Raises:
-        InputError: see :func:`read_checkpoint`.
+        InputError: missing, damaged, or not made by this project.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return ModelInfo.from_metadata(file.metadata() or {}, path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+    with _opened(path) as file:
+        return ModelInfo.from_metadata(file.metadata() or {}, path)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
@@ -132,12 +131,18 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
     Raises:
         InputError: missing, damaged, or not made by this project.
     """
+    with _opened(path) as file:
+        info = ModelInfo.from_metadata(file.metadata() or {}, path)
+        return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118 (not a dict)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise InputError(f"no such checkpoint: {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            info = ModelInfo.from_metadata(file.metadata() or {}, path)
-            return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118 (not a dict)
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         pickled = path.suffix in (".pth", ".pt", ".tar", ".ckpt")
         hint = "; a published POSTER becomes one by: poster-edge convert" if pickled else ""

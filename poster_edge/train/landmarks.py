@@ -21,6 +21,7 @@ from poster_edge.models.network import LandmarkNetwork
 from poster_edge.train.augment import appearance, random_affine, warp, warp_points
 from poster_edge.train.loop import Device, Loop
 from poster_edge.train.pictures import Pictures
+from poster_edge.train.prepare import at_once
 
 #: Trust a face's points when the annotating model saw a face and its two passes agree.
 MIN_PRESENCE = 0.5
@@ -129,9 +130,9 @@ def validate(
     """Point errors over face size on unchanged faces: mean, median and 90th percentile."""
     network.eval()
     errors = []
-    for start in range(0, len(images), 256):
-        pixels = normalise(images[start : start + 256].to(device.name).float() / 255)
-        target = landmarks[start : start + 256].to(device.name)
-        errors.append(point_error(network.landmarks(pixels), target))
+    size = at_once(images.shape[-1], device)
+    for faces, points in zip(torch.split(images, size), torch.split(landmarks, size), strict=True):
+        pixels = normalise(faces.to(device.name).float() / 255)
+        errors.append(point_error(network.landmarks(pixels), points.to(device.name)))
     values = torch.cat(errors).cpu()
     return {"mean": float(values.mean()), "median": float(values.median()), "p90": float(values.quantile(0.9))}

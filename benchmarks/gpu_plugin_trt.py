@@ -20,9 +20,11 @@ from torch import Tensor
 
 from poster_edge.errors import PosterEdgeError
 from poster_edge.export.cross_fusion_op import DOMAIN, OP
+from poster_edge.export.engine_plugin import open_plugin
 from poster_edge.export.tensorrt_api import TENSORRT, TensorRt, load
 from poster_edge.kernels.pack import PackedDepth
-from poster_edge.kernels.plugin.weights import NAMESPACE, VERSION, join_weights, shape_attribute
+from poster_edge.kernels.plugin.names import NAMESPACE, VERSION
+from poster_edge.kernels.plugin.weights import join_weights, shape_attribute
 
 LARGEST, BATCHES = 16, (1, 3, 16)
 _HEADERS = ("/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu", "/usr/local/tensorrt/include")
@@ -33,10 +35,7 @@ def tensorrt_rows(source: Path) -> Iterator[Row]:
     what = "TensorRT plugin in TensorRT"
     tensorrt = load(TENSORRT)
     library, header = compiled(source)
-    # None: the library is broken, or its creator is registered already.
-    registry: Any = tensorrt.module
-    if registry.get_plugin_registry().load_library(str(library)) is None:
-        raise PosterEdgeError(f"{tensorrt.title} does not load the plugin: {tensorrt.log.errors[-1:]}")
+    tensorrt.load_plugin(open_plugin(library))
     model, depths = packaged("fp16")
     engine = Engine(tensorrt, plan(tensorrt, node_graph(depths), depths[0]))
     for batch in BATCHES:

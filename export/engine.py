@@ -65,7 +65,7 @@ def build_engine(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, *, progress:
 
     Raises:
         InputError: no ONNX graph, or one whose shapes do not go with the profile.
-        UnavailableError: TensorRT cannot start, read an operator or build; names the nodes.
+        UnavailableError: TensorRT cannot start, load the plugin, read an operator or build; names the nodes.
         KeyboardInterrupt: the build was stopped.
     """
     check_model(onnx)
@@ -91,6 +91,8 @@ def check_model(onnx: bytes) -> None:
 
 def _build(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec, progress: Progress | None) -> BuiltEngine:
     start = time.perf_counter()
+    if spec.plugin is not None:
+        tensorrt.load_plugin(spec.plugin)
     builder = tensorrt.builder()
     network = builder.create_network(tensorrt.network_flags)
     # The network refers to weights that the parser owns: it must live until the plan is built.

@@ -11,7 +11,7 @@ from poster_edge.export.gpu import Gpu
 from poster_edge.export.tensorrt_api import TensorRt
 
 #: Raise it when our builder changes what it builds from the same inputs.
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class EngineKey:
         calibration: hash of the calibration that the graph's scales come from, "" for none.
         profile: batch sizes min/opt/max.
         flags: whatever else changes the plan.
+        plugin: hash of the plugin's library, "" without one.
         layout: of this key.
     """
 
@@ -44,6 +45,7 @@ class EngineKey:
     calibration: str
     profile: str
     flags: tuple[str, ...]
+    plugin: str = ""
     layout: int = _LAYOUT
 
     @property
@@ -77,6 +79,7 @@ def engine_key(
         calibration=calibration,
         profile=str(spec.profile),
         flags=spec.flags,
+        plugin=spec.plugin.sha256 if spec.plugin else "",
     )
 
 

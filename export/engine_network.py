@@ -47,11 +47,13 @@ class NetworkSummary:
         compute: its convolutions and matrix products.
         others: kind and type of output of every other layer -> how many.
         softmaxes: how many attention maps there are.
+        plugins: names of the nodes that plugins compute.
     """
 
     compute: tuple[ComputeLayer, ...]
     others: dict[str, int]
     softmaxes: int
+    plugins: tuple[str, ...] = ()
 
 
 def summarise(tensorrt: TensorRt, network: trt.INetworkDefinition) -> NetworkSummary:
@@ -67,7 +69,8 @@ def summarise(tensorrt: TensorRt, network: trt.INetworkDefinition) -> NetworkSum
         elif layer.num_outputs:
             others[f"{kind.lower()} {type_name(layer.get_output(0).dtype)}"] += 1
     softmaxes = sum(layer.type == tensorrt.module.LayerType.SOFTMAX for layer in layers)
-    return NetworkSummary(tuple(compute), dict(sorted(others.items())), softmaxes)
+    plugins = tuple(layer.name for layer in layers if layer.type == tensorrt.module.LayerType.PLUGIN_V3)
+    return NetworkSummary(tuple(compute), dict(sorted(others.items())), softmaxes, plugins)
 
 
 def type_name(dtype: trt.DataType) -> str:

@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -24,13 +24,15 @@ from typing import IO, Any, NoReturn
 from poster_edge.errors import InputError, PosterEdgeError, UnavailableError, UsageError
 from poster_edge.export.engine import BuiltEngine, Progress, build_engine, check_model
 from poster_edge.export.engine_network import ComputeLayer, NetworkSummary
+from poster_edge.export.engine_plugin import PluginLibrary
 from poster_edge.export.engine_spec import EngineSpec, Profile
-from poster_edge.export.tensorrt_api import TensorRt, load
+from poster_edge.export.tensorrt_api import TensorRt, load, parser_library
+from poster_edge.kernels.plugin.names import NAMESPACE
 
 _ERRORS: dict[str, type[PosterEdgeError]] = {
     kind.__name__: kind for kind in (InputError, UnavailableError, UsageError, PosterEdgeError)
 }
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_VISIBLE, _LIBRARIES = "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"
 #: The child's program; the parent's search path comes first, so that a bare checkout works.
 _PROGRAM = """
 import json, sys
@@ -58,17 +60,20 @@ def build_apart(
         KeyboardInterrupt: the build was stopped.
     """
     check_model(onnx)
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as said, _search_path(spec) as libraries:
         child = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
-            env=_environment(os.environ, gpu),
+            env={**_environment(os.environ, gpu), **libraries},
         )
         with child:
             try:
                 answer = _talk(child, _request(tensorrt, onnx, spec), onnx, progress)
+            except UnavailableError as error:
+                # The builder says only that the plugin refused; why, it says itself.
+                raise UnavailableError("; ".join([str(error), *_plugin_said(said)])) from error
             finally:
                 # Ctrl-C, or an answer that nobody waits for any more.
                 child.kill()
@@ -85,10 +90,23 @@ def _environment(ours: Mapping[str, str], gpu: int) -> dict[str, str]:
     return {**ours, _VISIBLE: shown[gpu] if gpu < len(shown) else str(gpu)}
 
 
+@contextmanager
+def _search_path(spec: EngineSpec) -> Iterator[dict[str, str]]:
+    """What the child's environment needs besides, so that a parser finds what it opens for a plugin."""
+    sought = parser_library(spec.flavour) if spec.plugin else None
+    if sought is None:
+        yield {}
+        return
+    name, library = sought
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / name).symlink_to(library)
+        yield {_LIBRARIES: os.pathsep.join([folder, *filter(None, [os.environ.get(_LIBRARIES)])])}
+
+
 def _request(tensorrt: TensorRt, onnx: bytes, spec: EngineSpec) -> bytes:
-    cache = None if spec.timing_cache is None else str(spec.timing_cache)
-    order = {"flavour": tensorrt.flavour, "spec": {**asdict(spec), "timing_cache": cache}, "bytes": len(onnx)}
-    return json.dumps(order).encode() + b"\n"
+    order = {"flavour": tensorrt.flavour, "spec": asdict(spec), "bytes": len(onnx)}
+    # Paths as text.
+    return json.dumps(order, default=str).encode() + b"\n"
 
 
 def _talk(
@@ -128,9 +146,19 @@ def _built(answer: dict[str, Any], spec: EngineSpec) -> BuiltEngine:
         peak_rss_mb=answer["peak_rss_mb"],
         warnings=tuple(answer["warnings"]),
         network=NetworkSummary(
-            tuple(ComputeLayer(**layer) for layer in network["compute"]), network["others"], network["softmaxes"]
+            tuple(ComputeLayer(**layer) for layer in network["compute"]),
+            network["others"],
+            network["softmaxes"],
+            tuple(network["plugins"]),
         ),
     )
+
+
+def _plugin_said(said: IO[bytes]) -> list[str]:
+    """What a plugin of ours wrote to the child's standard error, each line once."""
+    said.seek(0)
+    lines = said.read().decode(errors="replace").splitlines()
+    return list(dict.fromkeys(line for line in lines if line.startswith(f"{NAMESPACE}::")))
 
 
 def _end(status: int, said: IO[bytes]) -> str:
@@ -178,11 +206,14 @@ def serve() -> NoReturn:
 
 
 def _spec(given: dict[str, Any]) -> EngineSpec:
-    cache = None if given["timing_cache"] is None else Path(given["timing_cache"])
-    capabilities = tuple(given["compute_capabilities"])
-    return EngineSpec(
-        **{**given, "profile": Profile(**given["profile"]), "compute_capabilities": capabilities, "timing_cache": cache}
-    )
+    plugin = given["plugin"]
+    made = {
+        "profile": Profile(**given["profile"]),
+        "compute_capabilities": tuple(given["compute_capabilities"]),
+        "timing_cache": given["timing_cache"] and Path(given["timing_cache"]),
+        "plugin": plugin and PluginLibrary(**{**plugin, "path": Path(plugin["path"])}),
+    }
+    return EngineSpec(**{**given, **made})
 
 
 def _end_with_parent(source: IO[bytes]) -> None:

@@ -83,9 +83,14 @@ def verify_engine(
 
     Raises:
         UnavailableError: its convolutions or products run in FP32 though a lower precision was asked for, or
-            none runs in INT8; lists the layers.
+            none runs in INT8; lists the layers.  Or the plugin it was built with is not in it.
     """
     report = report_engine(tensorrt, engine)
+    if engine.spec.plugin is not None and not engine.network.plugins:
+        raise UnavailableError(
+            f"{tensorrt.title} did not take the plugin into the engine: the graph has no node for it; make one with "
+            "'poster-edge kernels graph'"
+        )
     check_precision(report, precision, floats=floats)
     return report
 
@@ -98,6 +103,10 @@ def report_engine(tensorrt: TensorRt, engine: BuiltEngine) -> EngineReport:
         compute, others, unknown = built_precisions(layers, compute)
         if unknown:
             notes.append(f"{unknown} layers are fused with others: their type is the network's, which binds TensorRT")
+    if engine.spec.plugin is not None and engine.network.plugins:
+        notes.append(
+            f"the cross-fusion is the plugin's, in {engine.spec.plugin.precision}: {', '.join(engine.network.plugins)}"
+        )
     fused = engine.plan.count(_FUSED_ATTENTION)
     lower = any(layer.precision != "fp32" for layer in compute)
     if lower and engine.spec.detailed and fused < engine.network.softmaxes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from poster_edge.errors import UsageError
+from poster_edge.export.engine_plugin import PluginLibrary
 from poster_edge.export.tensorrt_api import FLAVOURS
 
 _CAPABILITY = re.compile(r"\d{1,2}\.\d|current")
@@ -41,6 +42,7 @@ class EngineSpec:
         compute_capabilities: of the GPUs a TensorRT-RTX plan is for, such as ("8.6", "8.9") or ("current",);
             empty: the GPU that is there.
         detailed: names layers and their types in the plan, so that it can be verified.
+        plugin: computes the cross-fusion of a graph that was made for it; None: the graph is TensorRT's alone.
         timing_cache: file in which measured kernels are kept between builds; used only where a GPU is.
     """
 
@@ -49,6 +51,7 @@ class EngineSpec:
     workspace_mib: int | None = None
     compute_capabilities: tuple[str, ...] = ()
     detailed: bool = True
+    plugin: PluginLibrary | None = None
     timing_cache: Path | None = None
 
     def __post_init__(self) -> None:

@@ -19,10 +19,10 @@ from poster_edge.errors import PosterEdgeError, UsageError
 from poster_edge.export.cross_fusion_op import DOMAIN, OP
 from poster_edge.export.graph import Graph
 from poster_edge.kernels.pack import PackedDepth, pack
-from poster_edge.kernels.plugin.weights import NAMESPACE, VERSION, join_weights, shape_attribute
+from poster_edge.kernels.plugin.names import NAMESPACE, PLUGIN_PRECISIONS, VERSION
+from poster_edge.kernels.plugin.weights import join_weights, shape_attribute
 
-#: Precision of the plugin -> type of its activations.
-PLUGIN_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "w8a16": TensorProto.FLOAT16}
+_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 NODE = "cross_fusion"
 
 
@@ -31,14 +31,14 @@ def plugin_graph(model: onnx.ModelProto, *, precision: str = "fp16") -> onnx.Mod
 
     Args:
         model: float32, as ``export --fused-op`` writes it.  What is outside the depths stays as it is.
-        precision: of the plugin's kernels, a key of :data:`PLUGIN_TYPES`.
+        precision: of the plugin's kernels, a key of :data:`~poster_edge.kernels.plugin.names.PLUGIN_PRECISIONS`.
 
     Raises:
         UsageError: unknown precision.
         PosterEdgeError: the model has no depths as nodes, or they are not one chain.
     """
-    if precision not in PLUGIN_TYPES:
-        raise UsageError(f"precision '{precision}': expected one of {', '.join(PLUGIN_TYPES)}")
+    if precision not in PLUGIN_PRECISIONS:
+        raise UsageError(f"precision '{precision}': expected one of {', '.join(PLUGIN_PRECISIONS)}")
     graph = Graph(model)
     nodes = [n for n in graph.nodes if (n.domain, n.op_type) == (DOMAIN, OP)]
     if not nodes or not model.functions:
@@ -49,7 +49,7 @@ def plugin_graph(model: onnx.ModelProto, *, precision: str = "fp16") -> onnx.Mod
     _check_chain(graph, nodes, count)
     depths = [_pack(graph, node, names, count, precision) for node in nodes]
     weights, offsets = join_weights(depths)
-    replacement = _replacement(nodes, depths[0], offsets, count, PLUGIN_TYPES[precision])
+    replacement = _replacement(nodes, depths[0], offsets, count, _TYPES[PLUGIN_PRECISIONS[precision]])
     return _assemble(model, nodes, replacement, weights)
 
 

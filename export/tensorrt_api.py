@@ -19,7 +19,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from poster_edge.errors import UnavailableError, UsageError
+from poster_edge.export.engine_plugin import PluginLibrary
 from poster_edge.export.gpu import visible_gpus
+from poster_edge.kernels.plugin.names import NAME, NAMESPACE, VERSION
 from poster_edge.optional import EXTRAS, available
 
 if TYPE_CHECKING:
@@ -56,6 +58,9 @@ class TensorRtModule(Protocol):
     Runtime: type[trt.Runtime]
     TensorIOMode: type[trt.TensorIOMode]
     TensorLocation: type[trt.TensorLocation]
+
+    def get_plugin_registry(self) -> trt.IPluginRegistry:
+        """What knows the plugins of this process."""
 
     def nptype(self, trt_type: trt.DataType) -> type[Any]:
         """NumPy's type for a tensor type."""
@@ -98,6 +103,8 @@ class TensorRt:
     version: str
     logger: trt.ILogger
     log: Log
+    #: SHA-256 of the plugin libraries that were loaded: TensorRT loads each once in a process.
+    plugins: set[str] = field(default_factory=set)
 
     @property
     def is_rtx(self) -> bool:
@@ -139,6 +146,23 @@ class TensorRt:
             UnavailableError: TensorRT cannot start here, as without a GPU; says why.
         """
         return cast("trt.Runtime", self._create(self.module.Runtime))
+
+    def load_plugin(self, library: PluginLibrary) -> None:
+        """Make a plugin known to this process's parser, builder and runtime.
+
+        Raises:
+            UnavailableError: TensorRT does not take it, or another one of the same name was loaded before.
+        """
+        if library.sha256 in self.plugins:
+            return
+        self.log.clear()
+        registry = self.module.get_plugin_registry()
+        if registry.load_library(str(library.path)) is None:
+            reason = self.log.errors[-1] if self.log.errors else "no reason given"
+            if registry.get_creator(NAME, VERSION, NAMESPACE) is not None:
+                reason = "another plugin of this name was loaded in this process before"
+            raise UnavailableError(f"{self.title} does not load the plugin {library.path}: {reason}")
+        self.plugins.add(library.sha256)
 
     def set_compute_capabilities(self, config: trt.IBuilderConfig, wanted: Iterable[str]) -> None:
         """Say what a TensorRT-RTX plan is for; "current" stands for this machine's GPU.
@@ -219,17 +243,37 @@ def _load_rtx() -> ModuleType:
             "bindings alone (Linux x86-64): pip install --no-deps onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0 "
             "tensorrt-rtx-cu13-bindings==1.7.1.116"
         )
+    for pattern in _RTX_LIBRARIES:
+        _open_library(_rtx_library(pattern))
+    return _import(_RTX_BINDINGS, RTX)
+
+
+def _rtx_library(pattern: str) -> Path:
+    """A library of TensorRT-RTX's wheel.
+
+    Raises:
+        UnavailableError: it is not there.
+    """
     spec = importlib.util.find_spec(_RTX_LIBRARIES_IN)
     assert spec is not None
     assert spec.origin is not None
     folder = Path(spec.origin).parent
-    for pattern in _RTX_LIBRARIES:
-        # The longest name is the file itself; shorter ones are links, which a wheel copies.
-        names = sorted(folder.glob(pattern), key=lambda p: len(p.name))
-        if not names:
-            raise UnavailableError(f"TensorRT-RTX is incomplete: {folder} has no {pattern}; install it again")
-        _open_library(names[-1])
-    return _import(_RTX_BINDINGS, RTX)
+    # The longest name is the file itself; shorter ones are links, which a wheel copies.
+    names = sorted(folder.glob(pattern), key=lambda p: len(p.name))
+    if not names:
+        raise UnavailableError(f"TensorRT-RTX is incomplete: {folder} has no {pattern}; install it again")
+    return names[-1]
+
+
+def parser_library(flavour: str) -> tuple[str, Path] | None:
+    """The library that a parser opens by name when a graph asks for a plugin, where no search path has that name.
+
+    Returns:
+        its name, and the file to be found under it; None where the loader finds it by itself.
+    """
+    if flavour == TENSORRT or available("tensorrt_rtx") or not available(_RTX_LIBRARIES_IN):
+        return None
+    return "libtensorrt_rtx.so", _rtx_library("libtensorrt_rtx.so.*")
 
 
 def _open_library(path: Path) -> None:

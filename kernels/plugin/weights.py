@@ -14,8 +14,6 @@ from poster_edge.kernels.shape import FusionShape
 
 #: Offsets are counted in units of so many bytes; ``kUnit`` of ``csrc/chain.h``.
 UNIT = 256
-#: Attributes of the node, and fields of a serialised plugin.
-NAME, NAMESPACE, VERSION = "CrossFusionDepth", "poster_edge", "1"
 
 
 def join_weights(depths: Sequence[PackedDepth]) -> tuple[NDArray[np.int32], list[int]]:

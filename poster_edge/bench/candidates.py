@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from poster_edge.errors import UnavailableError, UsageError
+from poster_edge.export.engine_plugin import PluginLibrary
 from poster_edge.export.gpu import visible_gpus
 from poster_edge.export.tensorrt_api import FLAVOURS, installed
 from poster_edge.models.config import CONFIGS
@@ -38,6 +39,7 @@ class Candidate:
         scope: one of :data:`SCOPES`.
         device: "auto", "cpu", "cuda:N".
         checkpoint: weights for PyTorch, where the bundle has none.
+        plugin: library with a TensorRT plugin for the cross-fusion, "" without one.
         asked: whether it was asked for by name, so that failing it is an error.
         baseline: whether the others of its model are compared with it.
     """
@@ -51,6 +53,7 @@ class Candidate:
     scope: str = "model"
     device: str = "auto"
     checkpoint: str = ""
+    plugin: str = ""
     asked: bool = False
     baseline: bool = False
 
@@ -58,13 +61,13 @@ class Candidate:
     def label(self) -> str:
         """Such as "onnxruntime int8", or "PyTorch eager"."""
         names = {TORCH: "PyTorch eager", COMPILED: "torch.compile"}
-        name = names.get(self.runtime, self.runtime)
+        name = names.get(self.runtime, self.runtime) + (" with plugin" if self.plugin else "")
         return name if self.runtime in names and self.precision == "fp32" else f"{name} {self.precision}"
 
     @property
-    def weights(self) -> tuple[str, str, str, str]:
+    def weights(self) -> tuple[str, ...]:
         """What decides over its answers: batch, threads and scope do not."""
-        return (self.model, self.runtime, self.precision, self.device)
+        return (self.model, self.runtime, self.precision, self.device, self.plugin)
 
     @property
     def kernels(self) -> str | None:
@@ -83,6 +86,7 @@ class Wanted:
         device: for all.
         baseline: "auto", "torch" or "onnxruntime".
         checkpoint: weights for PyTorch, where a bundle has none.
+        plugin: a TensorRT plugin: each TensorRT that is timed is timed with it too.
         frames: also time decoded frames to results.
     """
 
@@ -93,6 +97,7 @@ class Wanted:
     device: str = "auto"
     baseline: str = "auto"
     checkpoint: Path | None = None
+    plugin: PluginLibrary | None = None
     frames: bool = False
 
 
@@ -166,8 +171,23 @@ def _of_model(model: str, bundle: Bundle, wanted: Wanted) -> tuple[list[Candidat
     asked = bool(wanted.runtimes or wanted.precisions)
     _check_served(wanted, pairs)
     others = [Candidate(**common, runtime=r, precision=p, asked=asked) for r, p in pairs if (r, p) != baseline]
+    others += _with_plugin(bundle, runtimes, wanted.plugin, common)
     first = Candidate(**common, runtime=baseline[0], precision=baseline[1], baseline=True, asked=True)
     return [first, *others], notes
+
+
+def _with_plugin(
+    bundle: Bundle, runtimes: tuple[str, ...], plugin: PluginLibrary | None, common: dict[str, Any]
+) -> list[Candidate]:
+    """Every TensorRT that is timed once more, with the plugin."""
+    if plugin is None:
+        return []
+    flavours = [r for r in runtimes if r in FLAVOURS]
+    if not flavours:
+        raise UsageError(f"--plugin is for TensorRT, which is not among {', '.join(runtimes)}: add --runtime tensorrt")
+    bundle.plugin_file(plugin.precision)
+    made = {**common, "precision": plugin.precision, "plugin": str(plugin.path), "asked": True}
+    return [Candidate(**made, runtime=r) for r in flavours]
 
 
 def _baseline(bundle: Bundle, wanted: Wanted) -> tuple[tuple[str, str], list[str]]:

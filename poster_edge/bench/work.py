@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from poster_edge.bench.candidates import COMPILED, TORCH, Candidate
 from poster_edge.data.preprocess import to_input
 from poster_edge.errors import InputError
+from poster_edge.export.engine_plugin import open_plugin
 from poster_edge.runtime.bundle import Bundle, load_bundle
 from poster_edge.runtime.classifier import Classifier, make_runner
 from poster_edge.runtime.runner import Runner
@@ -144,6 +145,7 @@ class FrameWork:
             precision=candidate.precision,
             device=candidate.device,
             threads=candidate.threads,
+            plugin=Path(candidate.plugin) if candidate.plugin else None,
             kernels=candidate.kernels if candidate.runtime == TORCH else None,
         )
         model = Path(frames.detector_model) if frames.detector_model else None
@@ -213,6 +215,7 @@ def _runner(candidate: Candidate, bundle: Bundle) -> Runner:
         precision=candidate.precision,
         device=candidate.device,
         threads=candidate.threads,
+        plugin=open_plugin(Path(candidate.plugin)) if candidate.plugin else None,
         kernels=candidate.kernels if candidate.runtime == TORCH else None,
     )
 

@@ -71,6 +71,11 @@ class _Names(click.ParamType):
     help="Weights (.safetensors) for PyTorch, where the bundle has none.",
 )
 @click.option(
+    "--plugin",
+    type=NamedPath(),
+    help="Library of 'kernels plugin': each TensorRT is timed with it too, in its precision.",
+)
+@click.option(
     "--duration",
     type=FiniteRange(0.1),
     default=_DURATION_S,
@@ -114,6 +119,7 @@ def command(
     device: str,
     baseline: str,
     checkpoint: Path | None,
+    plugin: Path | None,
     duration: float,
     data: Path | None,
     dataset: str | None,
@@ -139,6 +145,7 @@ def command(
     from poster_edge.cli import console
     from poster_edge.cli.bench_report import check_outputs, deliver
     from poster_edge.cli.bench_run import run
+    from poster_edge.export.engine_plugin import open_plugin
     from poster_edge.runtime.checkpoint_bundle import load_bundle_or_checkpoint
 
     _check_needed(click.get_current_context(), data, source)
@@ -153,6 +160,7 @@ def command(
         device=device,
         baseline=baseline,
         checkpoint=checkpoint,
+        plugin=open_plugin(plugin) if plugin else None,
         frames=source is not None,
     )
     frames = source and Frames(source, detector=detector, detector_model=str(detector_model or ""))

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from poster_edge.cli.export_effects import check_effects, check_name, lowering_asked
-from poster_edge.cli.export_engine import ENGINE_FORMATS, add_engine, engine_options, finished_bundle, open_engine
+from poster_edge.cli.export_engine import (
+    ENGINE_FORMATS,
+    add_engine,
+    bundle_for_plugin,
+    engine_options,
+    finished_bundle,
+    open_engine,
+)
 from poster_edge.cli.export_triton import check_options, export_triton, triton_options
 from poster_edge.cli.options import MOST_THREADS, NamedPath, given_of
 
@@ -154,8 +161,11 @@ def command(
     finished = None
     if format_ in ENGINE_FORMATS:
         plan, target = open_engine(format_, engine, precision=main, target=target, max_batch=triton["max_batch"])
-        if checkpoint is None and not random_weights and not lowering_asked(context):
-            asked = main if precision or int8 or half else None
+        asked = main if precision or int8 or half else None
+        exported = checkpoint is not None or random_weights or lowering_asked(context)
+        if plan[1].plugin is not None:
+            finished, main = bundle_for_plugin(None if exported else model, asked, plan[1])
+        elif not exported:
             finished, main = finished_bundle(model or "poster-nano", asked)
     if finished is None:
         require("onnx", purpose="export a model")
@@ -198,7 +208,8 @@ def command(
         if format_ in ENGINE_FORMATS:
             draft = add_engine(draft, *plan, main, scratch)
         bundle = write_bundle(folder, draft.manifest, draft.files, temperatures=draft.temperatures, force=force)
-    console.message(_done(bundle))
+    with_plugin = f"--runtime {format_} --plugin {engine['plugin']} " if engine["plugin"] else ""
+    console.message(_done(bundle, with_plugin))
 
 
 def _precisions(precision: str | None, *, int8: bool, half: bool) -> tuple[str, tuple[str, ...]]:
@@ -291,9 +302,9 @@ def _lower(
     return lowered
 
 
-def _done(bundle: Bundle) -> str:
+def _done(bundle: Bundle, options: str) -> str:
     size = sum(a.bytes for a in bundle.manifest.artefacts.values())
     return (
         f"{bundle.folder}: {bundle.manifest.model}, runs in {bundle.manifest.precision}, {size / 1e6:.1f} MB; try it: "
-        f"poster-edge run --model {bundle.folder} --source PHOTO"
+        f"poster-edge run --model {bundle.folder} {options}--source PHOTO"
     )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from poster_edge.cli.options import NamedPath
+
 if TYPE_CHECKING:
     from poster_edge.cli.export_draft import Draft
     from poster_edge.export.engine import BuiltEngine
@@ -25,7 +27,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 ENGINE_FORMATS = ("tensorrt", "tensorrt-rtx")
 #: Options that go with these formats alone; ``--max-batch`` is Triton's too.
-ENGINE_OPTIONS = ("min_batch", "opt_batch", "workspace", "compute_capability")
+ENGINE_OPTIONS = ("min_batch", "opt_batch", "workspace", "compute_capability", "plugin")
 #: Precision -> the model that TensorRT takes: INT8 with an FP16 rest, see README, "TensorRT".
 MODELS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8-inputs.onnx"}
 _ONLY_TRUSTED = "'run' will open this engine only with --trust-engine"
@@ -50,6 +52,11 @@ def engine_options(command: _Command) -> _Command:
             multiple=True,
             help="TensorRT-RTX: of the GPUs the engine is for; may be repeated [default: the one that is here].",
         ),
+        click.option(
+            "--plugin",
+            type=NamedPath(),
+            help="TensorRT: library of 'kernels plugin' that computes the cross-fusion; --model has the graph for it.",
+        ),
     )
     decorated: Any = wrapped
     for option in reversed(options):
@@ -64,9 +71,10 @@ def open_engine(
 
     Raises:
         UsageError: options that contradict each other.
-        UnavailableError: TensorRT is not there, too old, or has no GPU to build for.
+        UnavailableError: TensorRT is not there, too old, or has no GPU to build for; or there is no such plugin.
     """
     from poster_edge.errors import UnavailableError, UsageError
+    from poster_edge.export.engine_plugin import open_plugin
     from poster_edge.export.engine_spec import EngineSpec, Profile
     from poster_edge.export.gpu import visible_gpus
     from poster_edge.export.tensorrt_api import RTX, load
@@ -79,7 +87,10 @@ def open_engine(
     least = given["min_batch"] or 1
     best = given["opt_batch"] or least
     profile = Profile(least, best, max_batch or max(8, best))
-    spec = EngineSpec(flavour, profile, workspace_mib=given["workspace"], compute_capabilities=capabilities)
+    plugin = given["plugin"] and open_plugin(given["plugin"])
+    spec = EngineSpec(
+        flavour, profile, workspace_mib=given["workspace"], compute_capabilities=capabilities, plugin=plugin
+    )
     tensorrt = load(flavour)
     if flavour == RTX and not visible_gpus() and set(capabilities) <= {"current"}:
         raise UnavailableError(
@@ -109,6 +120,31 @@ def finished_bundle(model: str, precision: str | None) -> tuple[Bundle | None, s
     return (bundle if MODELS[wanted] in bundle.manifest.artefacts else None), wanted
 
 
+def bundle_for_plugin(model: str | None, asked: str | None, spec: EngineSpec) -> tuple[Bundle, str]:
+    """The bundle with the graph for the plugin of ``spec``, and what the engine computes in outside of it.
+
+    Args:
+        model: name or folder; None: the weights come from elsewhere.
+        asked: precision that was asked for, None for none.
+        spec: how to build.
+
+    Raises:
+        UsageError: no finished bundle, or another precision than the plugin's.
+        BundleError: the bundle has no such graph.
+    """
+    from poster_edge.errors import UsageError
+    from poster_edge.runtime.bundle import load_bundle
+
+    assert spec.plugin is not None
+    if model is None:
+        raise UsageError("--plugin takes a finished bundle with the graph of 'kernels graph': give it with --model")
+    if asked not in (None, spec.plugin.precision):
+        raise UsageError(f"--precision {asked}: the plugin's kernels compute in {spec.plugin.precision}; leave it out")
+    bundle = load_bundle(model)
+    bundle.plugin_file(spec.plugin.precision)
+    return bundle, spec.plugin.activations
+
+
 def add_engine(draft: Draft, tensorrt: TensorRt, spec: EngineSpec, precision: str, folder: Path) -> Draft:
     """Build an engine from one of the draft's models, verify it, and put it in.
 
@@ -116,7 +152,7 @@ def add_engine(draft: Draft, tensorrt: TensorRt, spec: EngineSpec, precision: st
         draft: with that model.
         tensorrt: what builds.
         spec: how.
-        precision: of the model.
+        precision: of the model; with a plugin, of what is outside it.
         folder: for the plan until the bundle is written.
 
     Raises:
@@ -128,8 +164,9 @@ def add_engine(draft: Draft, tensorrt: TensorRt, spec: EngineSpec, precision: st
     from poster_edge.export.gpu import find_gpu
     from poster_edge.files import write_atomic
     from poster_edge.runtime.engine_record import ENGINE_FOLDER, EngineRecord
+    from poster_edge.runtime.manifest import PLUGIN_FILES
 
-    model = MODELS[precision]
+    model = PLUGIN_FILES[spec.plugin.precision] if spec.plugin else MODELS[precision]
     onnx = draft.files[model].read_bytes()
     digest, gpu = hashlib.sha256(onnx).hexdigest(), find_gpu()
     cache = _open_cache()
@@ -149,7 +186,7 @@ def add_engine(draft: Draft, tensorrt: TensorRt, spec: EngineSpec, precision: st
         tensorrt=tensorrt.version,
         gpu=key.gpu,
         compute_capabilities=key.compute_capabilities,
-        precision=precision,
+        precision=spec.plugin.precision if spec.plugin else precision,
         model=model,
         onnx_sha256=digest,
         profile=(spec.profile.min, spec.profile.opt, spec.profile.max),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from poster_edge.cli.options import NamedPath
+
 if TYPE_CHECKING:
     from poster_edge.kernels.shape import FusionShape
 
@@ -104,17 +106,18 @@ def plugin_command(*, folder: Path, output: Path, force: bool) -> None:
     show_default=True,
     help="Of the plugin; the rest of the graph is FP16, with fp32 FP32.",
 )
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New ONNX file.")
-def graph_command(*, bundle: Path, precision: str, output: Path) -> None:
+@click.option("-o", "--output", type=NamedPath(), help="New ONNX file [default: the bundle gets the graph].")
+def graph_command(*, bundle: Path, precision: str, output: Path | None) -> None:
     """Rewrite a bundle's graph for the TensorRT plugin: one node for POSTER's cross-fusion, weights packed.
 
-    BUNDLE is of 'export --fused-op'. Only TensorRT with the plugin reads the result.
+    BUNDLE is of 'export --fused-op'. Only TensorRT with the plugin reads the result: in the bundle, 'run', 'eval'
+    and 'bench' take it with --plugin; a file is for other programs.
     """
     from poster_edge.cli import console
     from poster_edge.cli.kernels_graph import write_graph
 
-    size = write_graph(bundle, precision=precision, output=output)
-    console.message(f"{output}: {size / 1e6:.1f} MB, {precision}")
+    path, size = write_graph(bundle, precision=precision, output=output)
+    console.message(f"{path}: {size / 1e6:.1f} MB, {precision}")
 
 
 def _shape(model: str) -> FusionShape:

@@ -139,6 +139,11 @@ def runtime_options(command: _Command) -> _Command:
             help="Open a TensorRT engine that came with the bundle: it is a program [env: POSTER_EDGE_TRUST_ENGINE].",
         ),
         click.option(
+            "--plugin",
+            type=NamedPath(),
+            help="With TensorRT: library of 'kernels plugin' for POSTER's cross-fusion, in its own precision.",
+        ),
+        click.option(
             "--kernels",
             type=click.Choice(KERNELS),
             help="With torch: what computes POSTER's cross-fusion [env: POSTER_EDGE_KERNELS; default: auto].",

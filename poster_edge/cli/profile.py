@@ -85,6 +85,11 @@ def _check_needed(context: click.Context, asked: dict[str, Any], *, printed: boo
         (("batch",), layers or targets, "--layers or --target NAME"),
         (("target_precision",), targets, "--target NAME"),
         (("idle",), asked["energy"], "--energy"),
+        (
+            ("plugin",),
+            not (layers or targets),
+            "the stages, not for --layers or --target: its node is no ONNX operator",
+        ),
     ):
         if not there and (useless := given_of(context, names)):
             raise click.UsageError(f"{useless} is for {needed}")

@@ -47,7 +47,7 @@ class Model:
 
     def runner(self) -> Runner:
         """A runner of its own, not entered; the same choice as the classifier's."""
-        options = {**self._options, "precision": self.precision}
+        options = {**self._options, "precision": self.precision, "plugin": self._classifier.plugin}
         runner = make_runner(self.bundle, notify=_tell, **options)
         self.file = runner.file
         return runner

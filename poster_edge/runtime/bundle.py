@@ -11,7 +11,15 @@ from pathlib import Path
 
 from poster_edge.errors import PosterEdgeError, UsageError
 from poster_edge.files import check_place, replace_folder, sha256, sweep, sync_folder, temporary_name
-from poster_edge.runtime.manifest import FILE_NAME, MODEL_FILES, Artefact, BundleError, Manifest, read_manifest
+from poster_edge.runtime.manifest import (
+    FILE_NAME,
+    MODEL_FILES,
+    PLUGIN_FILES,
+    Artefact,
+    BundleError,
+    Manifest,
+    read_manifest,
+)
 
 DEFAULT_BUNDLE = "poster-nano"
 MODEL_FILE = "model.onnx"
@@ -72,6 +80,20 @@ class Bundle:
                 f"{self.folder}: no {precision} model, it has {there}; export one with --precision {precision}"
             )
         return fits[0][1]
+
+    def plugin_file(self, precision: str) -> str:
+        """Name of the graph for a TensorRT plugin whose kernels compute in a precision.
+
+        Raises:
+            BundleError: the bundle has none; says how to make it.
+        """
+        name = PLUGIN_FILES[precision]
+        if name not in self.manifest.artefacts:
+            raise BundleError(
+                f"{self.folder}: no graph for a plugin in {precision} ({name}); make it where PyTorch is: "
+                f"poster-edge kernels graph {self.folder} --precision {precision}, for a bundle of 'export --fused-op'"
+            )
+        return name
 
     def temperature(self, file: str) -> float:
         """What divides the logits of one of its models before the softmax."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from poster_edge.runtime.bundle import Bundle
 from poster_edge.runtime.int8_sums import saturates
 from poster_edge.runtime.runner import Pending, Runner, asynchronous
 from poster_edge.train.metrics import softmax
+
+if TYPE_CHECKING:
+    from poster_edge.export.engine_plugin import PluginLibrary
 
 
 def require_finite(rows: NDArray[np.floating], *, where: str, runtime: str) -> None:
@@ -71,6 +75,8 @@ class Classifier:
         device: "auto", "cpu", "cuda:N"; for onnxruntime also "tensorrt:N" and "tensorrt-rtx:N".
         threads: of one operator; None leaves the choice to the runtime.
         trust_engine: open a TensorRT plan that lies in the bundle even if it was not built on this machine.
+        plugin: library with a TensorRT plugin for the cross-fusion; with "tensorrt" and "tensorrt-rtx" only, and in the
+            precision of its kernels.
         kernels: what computes the cross-fusion, one of ``KERNELS``; for torch only.
         cuda_graph: replay the forward pass from CUDA graphs; for torch only.
         notify: told in one line what "auto" had to pass over, and why a TensorRT engine is built.
@@ -80,6 +86,7 @@ class Classifier:
         classes: ordered class names.
         preprocess: the bundle's settings, crop margin included.
         precision: of the model that runs.
+        plugin: the TensorRT plugin that runs its cross-fusion, None without one.
         temperature: divides its logits before the softmax.
         runtime: what really runs.
         last_ms: "preprocess", "infer", of it "copy" (to a GPU and back, where :meth:`time_copies` was called), and
@@ -95,6 +102,7 @@ class Classifier:
         device: str = "auto",
         threads: int | None = None,
         trust_engine: bool = False,
+        plugin: Path | None = None,
         kernels: str | None = None,
         cuda_graph: bool = False,
         notify: Callable[[str], None] | None = None,
@@ -103,6 +111,9 @@ class Classifier:
         self.bundle = bundle
         # The manifest speaks of ONNX files; torch runs the weights, which are float32.
         default = "fp32" if runtime == "torch" else bundle.manifest.precision
+        self.plugin = None if plugin is None else plugin_for(plugin, runtime, precision)
+        if self.plugin is not None:
+            default = self.plugin.precision
         self.precision = default if precision == "auto" else precision
         self.classes = bundle.manifest.classes
         self.preprocess = bundle.manifest.preprocess
@@ -114,6 +125,7 @@ class Classifier:
             device=device,
             threads=threads,
             trust_engine=trust_engine,
+            plugin=self.plugin,
             kernels=kernels,
             cuda_graph=cuda_graph,
             notify=notify,
@@ -210,6 +222,7 @@ def make_runner(
     device: str,
     threads: int | None,
     trust_engine: bool = False,
+    plugin: PluginLibrary | None = None,
     kernels: str | None = None,
     cuda_graph: bool = False,
     notify: Callable[[str], None] | None = None,
@@ -241,10 +254,13 @@ def make_runner(
             flavour=runtime,
             precision=precision,
             device=device,
+            plugin=plugin,
             trust_engine=trust_engine,
             notify=notify,
             progress=progress,
         )
+    if plugin is not None:
+        raise UnavailableError(f"--plugin {plugin.path} is for TensorRT, which cannot serve here: {runtime} would run")
     # Either package takes a third of a second to import: only the one that runs is.
     if runtime == "openvino":
         from poster_edge.runtime.openvino_runner import OpenVinoRunner
@@ -253,6 +269,25 @@ def make_runner(
     from poster_edge.runtime.ort_runner import OrtRunner
 
     return OrtRunner(bundle, precision=precision, device=device, threads=threads, notify=notify)
+
+
+def plugin_for(path: Path, runtime: str, precision: str) -> PluginLibrary:
+    """The library that ``--plugin`` names, where ``--runtime`` and ``--precision`` go with it.
+
+    Raises:
+        UsageError: they do not.
+        UnavailableError: there is no such plugin.
+    """
+    from poster_edge.export.engine_plugin import open_plugin
+
+    if runtime not in ("auto", "tensorrt", "tensorrt-rtx"):
+        raise UsageError(f"--plugin is for --runtime tensorrt or tensorrt-rtx, not {runtime}")
+    library = open_plugin(path)
+    if precision not in ("auto", library.precision):
+        raise UsageError(
+            f"--precision {precision}: the kernels of {path} compute in {library.precision}; leave --precision out"
+        )
+    return library
 
 
 def _check_not_torchs_own(runtime: str, precision: str, kernels: str | None, *, cuda_graph: bool) -> None:

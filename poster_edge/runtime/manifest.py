@@ -49,6 +49,12 @@ MODEL_FILES: dict[str, tuple[str, str]] = {
     "model.int8.onnx": ("int8", "inputs-outputs"),
     "model.int8-inputs.onnx": ("int8", "inputs"),
 }
+#: Precision of a TensorRT plugin's kernels -> file name of the graph for it, which no other runtime opens.
+PLUGIN_FILES = {
+    "fp32": "model.plugin-fp32.onnx",
+    "fp16": "model.plugin-fp16.onnx",
+    "w8a16": "model.plugin-w8a16.onnx",
+}
 PRECISIONS = ("fp32", "fp16", "int8")
 #: "inputs-outputs": for onnxruntime's integer kernels; "inputs", with an FP16 rest: for TensorRT and OpenVINO.
 PLACEMENTS = ("inputs-outputs", "inputs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.errors import UnavailableError, UsageError
+from poster_edge.export.engine_plugin import PluginLibrary
 from poster_edge.export.engine_spec import EngineSpec
 from poster_edge.export.gpu import Gpu
 from poster_edge.export.tensorrt_api import TensorRt, load
@@ -89,6 +91,7 @@ class TensorRtRunner:
         precision: which of the bundle's models; an INT8 one is taken in the form made for TensorRT.
         device: "auto" or "cuda:N".
         spec: how the plan is built; None: batches of 1 to 8, tuned for 1.
+        plugin: computes POSTER's cross-fusion, in its own precision; it takes the bundle's graph for it.
         trust_engine: take a plan that lies in the bundle even if it was not built here.
         notify: told in one line what takes long and what cannot be had.
         progress: told how far a build is, 0 to 1, and its phase; from the builder's thread.
@@ -96,6 +99,7 @@ class TensorRtRunner:
 
     Raises:
         UnavailableError: TensorRT, a GPU, its driver or a CUDA package is missing; says which and what to do.
+        BundleError: the bundle has no such model, or no graph for the plugin.
         UsageError: the device has no such form.
     """
 
@@ -107,14 +111,16 @@ class TensorRtRunner:
         precision: str = "fp32",
         device: str = "auto",
         spec: EngineSpec | None = None,
+        plugin: PluginLibrary | None = None,
         trust_engine: bool = False,
         notify: Notify | None = None,
         progress: Callable[[float, str], None] | None = None,
         opener: Callable[[int], Device] | None = None,
     ) -> None:
         self.bundle = bundle
-        self.file = bundle.model_file(precision, placement="inputs")
-        self.precision = precision
+        self.file = bundle.plugin_file(plugin.precision) if plugin else bundle.model_file(precision, placement="inputs")
+        self.precision = plugin.precision if plugin else precision
+        self._plugin = plugin
         self._index = _index(device, flavour)
         self._notify: Notify = notify or (lambda _: None)
         self._opener = opener or open_device
@@ -126,9 +132,9 @@ class TensorRtRunner:
         self._plans = PlanSource(
             bundle,
             self._tensorrt,
-            spec or EngineSpec(flavour),
+            replace(spec or EngineSpec(flavour), plugin=plugin),
             file=self.file,
-            precision=precision,
+            precision=self.precision,
             trust_engine=trust_engine,
             notify=self._notify,
             progress=progress,
@@ -145,6 +151,9 @@ class TensorRtRunner:
             self._device = self._opener(self._index)
             stack.callback(self._device.close)
             check_capability(self._tensorrt, self._device.gpu)
+            if self._plugin is not None:
+                # A plan names the plugin that it was built with.
+                self._tensorrt.load_plugin(self._plugin)
             self._engine = self._plans.open(self._device)
             stack.callback(self._engine.close)
             self._check_fit()
@@ -163,7 +172,8 @@ class TensorRtRunner:
             stack.callback(self._lose)
             self._stack = stack.pop_all()
         gpu = self._device.gpu
-        self.description = f"{self._tensorrt.title} ({gpu.name}, {self.precision}, {self._device.package})"
+        title = f"{self._tensorrt.title}{' with the plugin' if self._plugin else ''}"
+        self.description = f"{title} ({gpu.name}, {self.precision}, {self._device.package})"
         return self
 
     def __exit__(

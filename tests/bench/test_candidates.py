@@ -9,8 +9,9 @@ import pytest
 
 from poster_edge.bench.candidates import Wanted, comparisons
 from poster_edge.errors import UnavailableError, UsageError
+from poster_edge.export.engine_plugin import PluginLibrary
 from poster_edge.runtime.bundle import Bundle, load_bundle
-from poster_edge.runtime.manifest import Artefact
+from poster_edge.runtime.manifest import Artefact, BundleError
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +21,8 @@ def nano() -> Bundle:
 
 def with_models(bundle: Bundle, *files: str) -> Bundle:
     """The same bundle, claiming to hold other files."""
-    kinds = {"model.onnx": ("fp32", ""), "model.int8.onnx": ("int8", "inputs-outputs"), "model.safetensors": ("", "")}
-    artefacts = {f: Artefact("0" * 64, 1, *kinds[f]) for f in files}
+    kinds = {"model.onnx": ("fp32", ""), "model.int8.onnx": ("int8", "inputs-outputs")}
+    artefacts = {f: Artefact("0" * 64, 1, *kinds.get(f, ("", ""))) for f in files}
     return Bundle(bundle.folder, replace(bundle.manifest, artefacts=artefacts))
 
 
@@ -65,6 +66,20 @@ def test_pytorch_by_name_needs_weights(nano: Bundle, wanted: Wanted) -> None:
 def test_a_checkpoint_is_weights(nano: Bundle, tmp_path: Path) -> None:
     bare = with_models(nano, "model.onnx")
     assert pairs(bare, Wanted(runtimes=("onnxruntime",), checkpoint=tmp_path))[0] == ("torch", "fp32")
+
+
+def test_each_tensorrt_is_timed_with_the_plugin_too(nano: Bundle) -> None:
+    plugin = PluginLibrary(Path("/plugin.so"), "0" * 64, "fp16")
+    both = with_models(nano, "model.onnx", "model.plugin-fp16.onnx")
+    wanted = Wanted(runtimes=("onnxruntime", "tensorrt"), precisions=("fp32",), plugin=plugin)
+    (comparison,), _ = comparisons([("m", both)], wanted)
+    labels = ["onnxruntime fp32", "tensorrt fp32", "tensorrt with plugin fp16"]
+    assert [(c.label, c.plugin) for c in comparison.candidates] == [(x, "/plugin.so" * ("with" in x)) for x in labels]
+    assert len({c.weights for c in comparison.candidates}) == 3
+    with pytest.raises(UsageError, match="add --runtime tensorrt"):
+        comparisons([("m", both)], replace(wanted, runtimes=("onnxruntime",)))
+    with pytest.raises(BundleError, match="no graph for a plugin in fp16"):
+        comparisons([("m", with_models(nano, "model.onnx"))], wanted)
 
 
 def test_torch_has_no_int8(nano: Bundle) -> None:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +17,21 @@ import pytest
 
 from poster_edge.export.cross_fusion_op import DOMAIN, OP
 from poster_edge.export.plugin_graph import plugin_graph
+from poster_edge.files import write_atomic
 from poster_edge.kernels.pack import PackedDepth, pack
 from poster_edge.models.checkpoint import load_model
 from poster_edge.models.fused import fusion_shape
 from poster_edge.models.poster import Poster
 from poster_edge.runtime.bundle import WEIGHTS_FILE, load_bundle
 
+ROOT = Path(__file__).parents[2]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
 
 @pytest.fixture(scope="session")
 def kernel_cache() -> Path:
     """A cache folder that outlives the run."""
-    return Path(__file__).parents[2] / "build" / "kernels"
+    return ROOT / "build" / "kernels"
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +97,7 @@ def fused(nano: Poster) -> onnx.ModelProto:
         "tokens",
         [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, 48, 48])],
         [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 7])],
-        [tensor(np.ascontiguousarray(v), k) for k, v in values.items()],
+        [tensor(np.array(v, order="C"), k) for k, v in values.items()],
     )
     return onnx.helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=9)
 
@@ -94,3 +105,55 @@ def fused(nano: Poster) -> onnx.ModelProto:
 @pytest.fixture(scope="session")
 def graph(fused: onnx.ModelProto) -> onnx.ModelProto:
     return plugin_graph(fused)
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command that must succeed, such as one of ours; triton is no interpreter in it."""
+
+    def command(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        kept = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        done = subprocess.run(
+            [str(w) for w in words], capture_output=True, text=True, check=False, cwd=ROOT, env=kept | environment
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def cubins(run: Command, kernel_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """poster-nano's kernels for Jetson Orin, and the same files once more as if they were for sm_86."""
+    folder = tmp_path_factory.mktemp("cubins") / "kernels"
+    words = [sys.executable, "-m", "poster_edge", "kernels", "build", "--arch", "sm_87", "--model", "poster-nano"]
+    run(*words, "-o", folder, POSTER_EDGE_CACHE=str(kernel_cache))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in list(manifest["kernels"]):
+        data = (folder / entry["file"]).read_bytes() + b"86"
+        name = entry["file"].replace("sm_87", "sm_86")
+        write_atomic(folder / name, data)
+        digest = hashlib.sha256(data).hexdigest()
+        manifest["kernels"].append({**entry, "arch": 86, "file": name, "sha256": digest, "bytes": len(data)})
+    write_atomic(folder / "manifest.json", json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def source(run: Command, cubins: Path) -> Path:
+    """The plugin's source, by the command line."""
+    folder = cubins.parent / "source"
+    done = run(sys.executable, "-m", "poster_edge", "kernels", "plugin", cubins, "-o", folder)
+    assert f"{folder}: for sm_86, sm_87" in done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def library(run: Command, source: Path) -> Path:
+    """The plugin as CMake builds it, with a stand-in for TensorRT's header."""
+    if shutil.which("cmake") is None:
+        pytest.skip("needs cmake")
+    out, stand_in = source.parent / "build", Path(__file__).parent / "tensorrt_stand_in"
+    run("cmake", "-S", source, "-B", out, f"-DTENSORRT_INCLUDE={stand_in}", f"-DCUDA_INCLUDE={stand_in}")
+    run("cmake", "--build", out)
+    return out / "libposter_edge_plugin.so"

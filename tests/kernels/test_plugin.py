@@ -1,21 +1,15 @@
-"""The TensorRT plugin: its launches and its data are chain.py's, and NVIDIA's own TensorRT-RTX builds with it.
+"""The TensorRT plugin: its launches and its data are chain.py's.
 
-Two libraries are made of the plugin's source, with a stand-in for TensorRT's header: by CMake, as a user does, one
-that TensorRT-RTX loads; and one that a test drives on the CPU, where the memory is the host's and a launch calls
-back into Python, which computes the kernel's reference on the addresses that it was given.
+The plugin's source, with a stand-in for TensorRT's header, becomes a library that a test drives on the CPU: the memory
+is the host's, and a launch calls back into Python, which computes the kernel's reference on the addresses it was given.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import importlib.util
-import json
-import os
 import runpy
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +17,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import Tensor
 
 from poster_edge.errors import PosterEdgeError, UsageError
-from poster_edge.export.cross_fusion_op import DOMAIN
-from poster_edge.export.tensorrt_api import TensorRt
-from poster_edge.files import write_atomic
 from poster_edge.kernels import chain
 from poster_edge.kernels.aot_loader import pick_arch, read_manifest
 from poster_edge.kernels.launch import ARGUMENTS, LARGEST_BATCH, Launch, plan
@@ -54,44 +44,8 @@ pytestmark = [
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command that must succeed; triton is no interpreter in it."""
-    kept = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [str(w) for w in words], capture_output=True, text=True, check=False, cwd=ROOT, env=kept | environment
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
-def cubins(kernel_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """poster-nano's kernels for Jetson Orin, and the same files once more as if they were for sm_86."""
-    folder = tmp_path_factory.mktemp("cubins") / "kernels"
-    words = [sys.executable, "-m", "poster_edge", "kernels", "build", "--arch", "sm_87", "--model", "poster-nano"]
-    run(*words, "-o", folder, POSTER_EDGE_CACHE=str(kernel_cache))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for entry in list(manifest["kernels"]):
-        data = (folder / entry["file"]).read_bytes() + b"86"
-        name = entry["file"].replace("sm_87", "sm_86")
-        write_atomic(folder / name, data)
-        digest = hashlib.sha256(data).hexdigest()
-        manifest["kernels"].append({**entry, "arch": 86, "file": name, "sha256": digest, "bytes": len(data)})
-    write_atomic(folder / "manifest.json", json.dumps(manifest))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def source(cubins: Path) -> Path:
-    """The plugin's source, by the command line."""
-    folder = cubins.parent / "source"
-    done = run(sys.executable, "-m", "poster_edge", "kernels", "plugin", cubins, "-o", folder)
-    assert f"{folder}: for sm_86, sm_87" in done.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
-def probe(source: Path) -> ctypes.CDLL:
+def probe(run: Command, source: Path) -> ctypes.CDLL:
     """The plugin and what drives it, as one library."""
     library = source.parent / "probe.so"
     files = [HERE / "plugin_probe.cpp", *(source / f"{n}.cpp" for n in ("plugin", "chain", "driver", "table"))]
@@ -334,84 +288,6 @@ def test_table_covers_every_batch(cubins: Path) -> None:
                 ]
                 assert row.entry.constants == step.constants
                 assert (row.grid_x, -(-batch * row.rows // row.tile) if row.tile else batch) == step.grid
-
-
-RTX_PROGRAM = """
-import sys
-from poster_edge.export.tensorrt_api import RTX, load
-rtx = load(RTX)
-trt = rtx.module
-assert trt.get_plugin_registry().load_library(sys.argv[1]) is not None
-builder = rtx.builder()
-network = builder.create_network(rtx.network_flags)
-parser = trt.OnnxParser(network, rtx.logger)
-ok = parser.parse(open(sys.argv[2], "rb").read())
-if not ok:
-    print([parser.get_error(i).desc() for i in range(parser.num_errors)])
-    print(*lines[-5:], sep="\\n")
-    sys.exit("not parsed")
-layers = [network.get_layer(i) for i in range(network.num_layers)]
-(plugin,) = [layer for layer in layers if layer.type == trt.LayerType.PLUGIN_V3]
-print(plugin.name, plugin.num_inputs, tuple(plugin.get_output(0).shape), plugin.get_output(0).dtype.name)
-print(sum(layer.type == trt.LayerType.SOFTMAX for layer in layers))
-config = builder.create_builder_config()
-profile = builder.create_optimization_profile()
-profile.set_shape("image", (1, 3, 48, 48), (4, 3, 48, 48), (int(sys.argv[3]), 3, 48, 48))
-config.add_optimization_profile(profile)
-config.num_compute_capabilities = 1
-config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-plan = builder.build_serialized_network(network, config)
-print("none" if plan is None else b"CrossFusionDepth" in bytes(plan))
-"""
-
-
-@pytest.fixture(scope="module")
-def in_tensorrt(rtx: TensorRt, source: Path) -> Command:
-    """Parses and builds a graph in NVIDIA's TensorRT-RTX with the plugin that CMake built."""
-    if shutil.which("cmake") is None:
-        pytest.skip("needs cmake")
-    out = source.parent / "build"
-    run("cmake", "-S", source, "-B", out, f"-DTENSORRT_INCLUDE={STAND_IN}", f"-DCUDA_INCLUDE={STAND_IN}")
-    run("cmake", "--build", out)
-    # Its parser opens the library by a name that its wheel has not.
-    spec = importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx")
-    environment = {}
-    if spec is not None and spec.origin is not None:
-        # The longest name is the file itself; shorter ones are links, which some installations add.
-        real = max(Path(spec.origin).parent.glob("libtensorrt_rtx.so.*"), key=lambda p: len(p.name))
-        (source.parent / "libtensorrt_rtx.so").symlink_to(real)
-        environment["LD_LIBRARY_PATH"] = str(source.parent)
-
-    def build(graph: onnx.ModelProto, largest: int = 16) -> subprocess.CompletedProcess[str]:
-        path = source.parent / "graph.onnx"
-        path.write_bytes(graph.SerializeToString())
-        words = [sys.executable, "-c", RTX_PROGRAM, str(out / "libposter_edge_plugin.so"), str(path), str(largest)]
-        return subprocess.run(
-            words, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, **environment}
-        )
-
-    return build
-
-
-def test_tensorrt_rtx_builds_with_the_plugin(in_tensorrt: Command, graph: onnx.ModelProto) -> None:
-    """NVIDIA's parser picks our creator for the node, its builder asks the plugin, and the plan names it."""
-    done = in_tensorrt(graph)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines() == ["cross_fusion 4 (-1, 128) HALF", "0", "True"]
-    assert "poster_edge::" not in done.stderr
-
-
-def test_tensorrt_rtx_passes_on_what_the_plugin_says(in_tensorrt: Command, graph: onnx.ModelProto) -> None:
-    done = in_tensorrt(graph, LARGEST_BATCH + 1)
-    assert done.stdout.splitlines()[-1] == "none"
-    assert "poster_edge::CrossFusionDepth: a batch of 8193 is too large" in done.stderr
-    other = onnx.ModelProto()
-    other.CopyFrom(graph)
-    node = next(n for n in other.graph.node if n.domain == DOMAIN)
-    next(a for a in node.attribute if a.name == "shape").ints[1] = 4
-    done = in_tensorrt(other)
-    assert done.returncode != 0
-    assert "the node has 37 4 2 1 128 64 32" in done.stderr
 
 
 def test_source_is_not_overwritten(source: Path, cubins: Path, tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ import pytest
 
 from poster_edge.errors import PosterEdgeError, UnavailableError, UsageError
 from poster_edge.export.engine import build_engine
+from poster_edge.export.engine_plugin import PluginLibrary
 from poster_edge.export.engine_spec import EngineSpec, Profile
 from poster_edge.export.gpu import visible_gpus
 from poster_edge.export.tensorrt_api import RTX, TensorRt
 from poster_edge.runtime import trt_plans, trt_runner
-from poster_edge.runtime.bundle import Bundle, load_bundle
+from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
 from poster_edge.runtime.classifier import Classifier
 from poster_edge.runtime.device_memory import CudaError
 from poster_edge.runtime.engine_cache import EngineCache
@@ -72,6 +73,26 @@ def images(rows: int, seed: int = 0) -> np.ndarray:
 
 def executed(double: Any) -> list[str]:
     return [line for line in double.device.log if line.startswith(("execute", "launch", "begin"))]
+
+
+def test_a_plugin_is_loaded_before_a_plan_is_opened_and_brings_its_graph(
+    double: Any, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which graph, key and order; ``tests/kernels/test_plugin_tensorrt.py`` has the plugin itself."""
+    name, plugin = "model.plugin-w8a16.onnx", PluginLibrary(tmp_path / "plugin.so", "0" * 64, "w8a16")
+    files = {"model.onnx": bundle.folder / "model.onnx", name: bundle.folder / "model.onnx"}
+    packed = write_bundle(tmp_path / "packed", replace(bundle.manifest, artefacts={}), files)
+    loaded: list[tuple[PluginLibrary, int]] = []
+    monkeypatch.setattr(double, "load_plugin", lambda given: loaded.append((given, len(double.opened))), raising=False)
+    with runner_of(double, packed, plugin=plugin) as runner:
+        assert loaded == [(plugin, 0)]
+        assert len(double.opened) == 1
+        assert (runner.file, runner.precision) == (name, "w8a16")
+        assert "with the plugin" in runner.description
+    (record,) = EngineCache().records().values()
+    assert record.fields["plugin"] == plugin.sha256
+    with pytest.raises(BundleError, match="poster-edge kernels graph"):
+        runner_of(double, bundle, plugin=plugin)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 16, 20, 33])

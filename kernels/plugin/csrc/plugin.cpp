@@ -278,4 +278,7 @@ POSTER_EDGE_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& c
   return creators;
 }
 
+// What the kernels in here compute in, for whoever must know before TensorRT parses a graph.
+POSTER_EDGE_API char const* posterEdgePluginPrecision() { return poster_edge::kPrecision; }
+
 POSTER_EDGE_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { poster_edge::logger_finder = finder; }

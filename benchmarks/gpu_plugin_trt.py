@@ -15,6 +15,7 @@ import onnx
 import torch
 from gpu_common import Row, relative
 from gpu_plugin import BARS, TESTS, median_ms, packaged, readout, run_compiler
+from gpu_tensorrt import compare, with_plugin
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
@@ -31,7 +32,7 @@ _HEADERS = ("/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu", "
 
 
 def tensorrt_rows(source: Path) -> Iterator[Row]:
-    """Two rows for each batch: run once, and from a CUDA graph with its time."""
+    """Two rows for each batch, run once and from a CUDA graph with its time; then poster-edge's own runner with it."""
     what = "TensorRT plugin in TensorRT"
     tensorrt = load(TENSORRT)
     library, header = compiled(source)
@@ -50,6 +51,7 @@ def tensorrt_rows(source: Path) -> Iterator[Row]:
         # Beside the plugin's own time: what TensorRT adds, such as a copy of the weights.
         row |= {"what": f"{what} batch {batch}, CUDA graph", "error": relative(out, expected)}
         yield {**row, "ok": row["error"] <= BARS["fp16"], "note": "", "p50_ms": median_ms(graph.replay)}
+    yield from compare(with_plugin(source.parent / "bundle"), TENSORRT, "fp16", open_plugin(library))
 
 
 def compiled(source: Path) -> tuple[Path, str]:

@@ -16,6 +16,7 @@ from gpu_common import attempt
 from numpy.typing import NDArray
 
 from poster_edge.data.preprocess import to_input
+from poster_edge.export.engine_plugin import PluginLibrary
 from poster_edge.export.tensorrt_api import FLAVOURS, installed
 from poster_edge.runtime.bundle import Bundle, load_bundle
 from poster_edge.runtime.trt_runner import TensorRtRunner
@@ -67,13 +68,22 @@ def quantised(folder: Path) -> Bundle:
     return load_bundle(folder)
 
 
-def compare(bundle: Bundle, flavour: str, precision: str) -> Iterator[dict[str, Any]]:
+def with_plugin(folder: Path) -> Bundle:
+    """poster-nano with the graph for the TensorRT plugin, made as a user would."""
+    for words in (["export", "--fused-op", "-o", str(folder)], ["kernels", "graph", str(folder)]):
+        subprocess.run([sys.executable, "-m", "poster_edge", *words], cwd=ROOT, check=True)
+    return load_bundle(folder)
+
+
+def compare(
+    bundle: Bundle, flavour: str, precision: str, plugin: PluginLibrary | None = None
+) -> Iterator[dict[str, Any]]:
     """Errors against onnxruntime for batches that are run alone, in a graph, split and side by side."""
     preprocess = bundle.manifest.preprocess
     faces = to_input(sample_crops(preprocess), preprocess)
-    with TensorRtRunner(bundle, flavour=flavour, precision=precision, notify=print) as runner:
-        # The file that TensorRT was built from, not the form that onnxruntime would be given.
-        session = reference(bundle.read(runner.file))
+    with TensorRtRunner(bundle, flavour=flavour, precision=precision, plugin=plugin, notify=print) as runner:
+        # The file that TensorRT was built from, not the form that onnxruntime would be given; it knows no plugin.
+        session = reference(bundle.read("model.onnx" if plugin else runner.file))
         for batch in BATCHES:
             # (faces, 3, S, S) -> (batch, 3, S, S), no two rows alike
             shade = np.arange(batch, dtype=np.float32)[:, None, None, None] / 64

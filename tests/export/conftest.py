@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from poster_edge.export.onnx import export_onnx
@@ -35,11 +37,15 @@ def randomise() -> Callable[[nn.Module], nn.Module]:
 
 @pytest.fixture(scope="session")
 def exported_nano(tmp_path_factory: pytest.TempPathFactory) -> tuple[Poster, Path, Path]:
-    """poster-nano, its graph, and its graph with one node for each depth."""
+    """poster-nano, its graph, and its graph with one node for each depth; exported by the first process to ask."""
     torch.manual_seed(0)
     nano = _randomise(build_network(CONFIGS["poster-nano"]))
     assert isinstance(nano, Poster)
-    folder = tmp_path_factory.mktemp("nano")
-    plain, fused = folder / "model.onnx", folder / "model.fused-op.onnx"
-    export_onnx(nano, 48, plain, fused_to=(fused, nano.config.heads))
+    base = tmp_path_factory.getbasetemp()
+    # pytest-xdist gives each process a folder within the run's own.
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    plain, fused = folder / "nano.onnx", folder / "nano.fused-op.onnx"
+    with FileLock(folder / "nano.lock"):
+        if not fused.is_file():
+            export_onnx(nano, 48, plain, fused_to=(fused, nano.config.heads))
     return nano, plain, fused

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from poster_edge.errors import PosterEdgeError
+from poster_edge.errors import InputError, PosterEdgeError
 
 #: Names another folder for what is kept between runs than ``$XDG_CACHE_HOME/poster-edge``.
 CACHE_VARIABLE = "POSTER_EDGE_CACHE"
@@ -25,6 +25,16 @@ CACHE_VARIABLE = "POSTER_EDGE_CACHE"
 _MARK = ".poster-edge-tmp-"
 _STALE_S = 3600.0
 _SCRATCH_STALE_S = 24 * 3600.0
+
+
+def check_exists(path: Path) -> None:
+    """Refuse a path that leads nowhere, before any long work.
+
+    Raises:
+        InputError: there is no file and no folder.
+    """
+    if not path.is_dir() and not path.is_file():
+        raise InputError(f"{path}: {'neither a file nor a folder' if path.exists() else 'no such file or folder'}")
 
 
 def sha256(path: Path) -> str:

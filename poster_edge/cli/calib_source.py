@@ -23,6 +23,7 @@ from poster_edge.data.faces import IMAGE_SUFFIXES, load_faces
 from poster_edge.data.layouts import has_layout
 from poster_edge.data.preprocess import resize_square
 from poster_edge.errors import InputError, UsageError
+from poster_edge.files import check_exists
 from poster_edge.labels import LABEL_SETS, canonical
 from poster_edge.pipeline.filelist import FileList
 from poster_edge.pipeline.frame import Frame
@@ -71,8 +72,7 @@ def open_calibration(
     """
     if count < 1:
         raise UsageError(f"calibration needs at least 1 image; {count} were asked for")
-    if not path.is_dir() and not path.is_file():
-        raise InputError(f"{path}: {'neither a file nor a folder' if path.exists() else 'no such file or folder'}")
+    check_exists(path)
     with natives_silenced():
         if holds_faces(path, classes):
             found = from_faces(load_faces(path), count, seed, notify=notify)

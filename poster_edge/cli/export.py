@@ -140,7 +140,7 @@ def command(
     from poster_edge.cli import console
     from poster_edge.cli.export_draft import renamed, reopen_whole
     from poster_edge.errors import UsageError
-    from poster_edge.files import check_writable, scratch_folder
+    from poster_edge.files import check_exists, check_writable, scratch_folder
     from poster_edge.optional import require
 
     context = click.get_current_context()
@@ -189,6 +189,8 @@ def command(
     )
     if finished is None:
         check_effects(context, options, format_)
+        for path in (p for p in (calib, data) if p is not None):
+            check_exists(path)
     model = model or (None if checkpoint else "poster-nano")
     base = name or (Path(model).name if model else checkpoint.stem if checkpoint else "model")
     parts = [base, *([] if main == "fp32" else [main]), *([] if format_ == "onnx" else [format_])]

@@ -89,6 +89,8 @@ def command(
 
         with ExitStack() as stack:
             finder = choose_detector(detector, detector_model, conf=conf, notify=console.message)
+            # Before the model, whose engine can take minutes to build: a camera that is missing is told at once.
+            frames = open_source(spec, report=report, notify=console.message, vid_stride=vid_stride)
             bundle = load_bundle_or_checkpoint(model, runtime=runtime)
             if not bundle.manifest.has_trained_weights:
                 console.message(f"{bundle.folder} has random weights: its labels mean nothing, only its speed does")
@@ -107,7 +109,6 @@ def command(
                     progress=stack.enter_context(console.BuildBar()),
                 )
             )
-            frames = open_source(spec, report=report, notify=console.message, vid_stride=vid_stride)
             sinks = _sinks(frames, save=save, jsonl=jsonl, show=show)
             advance = stack.enter_context(_Progress(frames, max_frames))
             pipeline = Pipeline(finder, classifier, painter=painter(blur=blur) if save or show else None)

@@ -72,6 +72,9 @@ def test_every_command_has_help_and_a_place_in_the_readme(poster_edge: Command, 
         (["export", "--model", "poster", "-o", "b"], 4, "--checkpoint"),
         (["export", "--model", "posterr", "-o", "b"], 2, "poster-nano"),
         (["export", "--checkpoint", "absent.safetensors", "-o", "b"], 1, "no such checkpoint"),
+        # Told before the model is looked at, which can take long.
+        (["export", "--checkpoint", "x.pth", "--int8", "--calib", "nix", "-o", "b"], 1, "nix: no such file or folder"),
+        (["run", "--source", "absent.jpg", "--model", "absent"], 1, "absent.jpg: no such file, folder or camera"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )

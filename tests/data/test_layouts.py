@@ -328,6 +328,14 @@ class TestAffectNet:
         seven = load_faces(tmp_path, dataset="affectnet7")
         assert (seven.classes, seven.left_out) == (LABEL_SETS["affectnet7"].classes, 2)
 
+    def test_tables_in_a_folder_of_their_own(self, tmp_path: Path) -> None:
+        """As the archive has them."""
+        before = names(self.tables(tmp_path))
+        (tmp_path / "Manually_Annotated_file_lists").mkdir()
+        for name in ("training.csv", "validation.csv"):
+            (tmp_path / name).rename(tmp_path / "Manually_Annotated_file_lists" / name)
+        assert names(tmp_path) == before
+
     def test_annotation_files(self, tmp_path: Path) -> None:
         for part, number, code in (("train_set", 2, "3"), ("train_set", 10, "7"), ("val_set", 5, "1")):
             picture(tmp_path / part / "images" / f"{number}.jpg", number)

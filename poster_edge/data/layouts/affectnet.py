@@ -1,7 +1,8 @@
 """AffectNet in its three layouts: the csv files, annotations in ``.npy`` files, numbered folders.
 
-- ``training.csv`` and ``validation.csv`` beside ``Manually_Annotated_Images`` (or ``…/images`` parts): paths,
-  face boxes and codes; faces are cut out along their boxes;
+- ``training.csv`` and ``validation.csv``, or the same in ``Manually_Annotated_file_lists``, beside
+  ``Manually_Annotated_Images`` (or ``…/images`` parts): paths, face boxes and codes; faces are cut out along their
+  boxes;
 - ``train_set`` and ``val_set`` with ``images/N.jpg`` and ``annotations/N_exp.npy``;
 - ``train`` and ``val`` with folders ``0`` to ``7``.
 
@@ -39,6 +40,8 @@ _SETS = {"train_set": "train", "val_set": "validation"}
 _PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _CONTEMPT, _LAST_CODE = 7, 10
 _COLUMNS = ("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "expression")
+#: Where the tables lie: as people unpack them, and as the archive has them.
+_LISTS = (".", "Manually_Annotated_file_lists")
 _IMAGES = ("Manually_Annotated_Images", "Manually_Annotated", "Manually_Annotated_compressed", "images", ".")
 
 
@@ -58,11 +61,16 @@ def fits(path: Path) -> bool:
 
 
 def _layout(path: Path) -> Callable[[Path], Iterator[Entry]] | None:
-    if any((path / name).is_file() for name in _TABLES):
+    if any(_table(path, name).is_file() for name in _TABLES):
         return _from_tables
     if any((path / name / "annotations").is_dir() for name in _SETS):
         return _from_arrays
     return _from_folders if _numbered(path) else None
+
+
+def _table(path: Path, name: str) -> Path:
+    """A table of a data set; where it is nowhere, its usual place."""
+    return next((f for folder in _LISTS if (f := path / folder / name).is_file()), path / name)
 
 
 def _numbered(path: Path) -> bool:
@@ -109,7 +117,7 @@ def _from_tables(path: Path) -> Iterator[Entry]:
     # What a message names where nothing is found.
     usual = folders[0] if len(folders) > 1 else path / _IMAGES[0]
     for name, role in _TABLES.items():
-        table = path / name
+        table = _table(path, name)
         if not table.is_file():
             continue
         for line, row in rows(table, _COLUMNS, "expected AffectNet's own csv files"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def runner_rows(out: Path) -> Iterator[dict[str, Any]]:
             # Whatever TensorRT raises is one row, and the other precisions are still tried.
             yield from attempt(
                 f"{flavour}, the runner",
-                lambda f=flavour, p=precision: compare(bundle, f, p),  # type: ignore[misc]
+                partial(compare, bundle, flavour, precision),
                 precision=precision,
             )
 

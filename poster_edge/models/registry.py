@@ -52,6 +52,7 @@ REGISTRY: dict[str, ModelFacts] = {
     f.name: f
     for f in (
         ModelFacts("poster-nano", 1_236_319, 1_213_775, 149_361_920, "fer2013", "66.90 % (ours)", "packaged"),
+        ModelFacts("poster-micro", 3_629_279, 3_606_735, 528_028_928, "fer2013", "", _TRAIN),
         ModelFacts("poster-48", 14_087_039, 14_042_223, 2_728_651_776, "fer2013", "", _TRAIN),
         ModelFacts("poster-t", 52_229_135, 39_284_991, 13_582_183_424, "rafdb", "", _PUBLISHED),
         ModelFacts("poster-s", 62_039_767, 49_095_623, 14_647_962_624, "rafdb", "", _PUBLISHED),
@@ -72,6 +73,7 @@ REGISTRY: dict[str, ModelFacts] = {
 #: Operations of one image by the POSTER paper's convention, see :mod:`poster_edge.models.counting`.
 PAPER_FLOPS: dict[str, int] = {
     "poster-nano": 150_811_022,
+    "poster-micro": 530_408_846,
     "poster-48": 2_735_579_662,
     "poster-t": 13_622_415_886,
     "poster-s": 14_684_500_494,

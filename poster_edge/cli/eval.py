@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -43,20 +44,13 @@ def command(
     data: Path,
     dataset: str | None,
     split: str,
-    runtime: str,
-    precision: str,
-    device: str,
-    threads: int | None,
-    trust_engine: bool,
-    plugin: Path | None,
-    kernels: str | None,
-    cuda_graph: bool,
     batch: int,
     json_path: str | None,
     plot: Path | None,
     tsne: Path | None,
     checkpoint: Path | None,
     subsets: tuple[str, ...],
+    **asked: Any,
 ) -> None:
     """Measure a bundle on face crops with labels.
 
@@ -77,7 +71,7 @@ def command(
 
     _check_pictures(plot, tsne, checkpoint)
     check_writable(*(Path(p) for p in (json_path, plot, tsne) if p and p != "-"))
-    bundle = load_bundle_or_checkpoint(model, runtime=runtime)
+    bundle = load_bundle_or_checkpoint(model, runtime=asked["runtime"])
     network = None
     if tsne is not None:
         require("sklearn.manifold", purpose="draw a t-SNE figure")
@@ -87,19 +81,7 @@ def command(
     listed = open_subsets(subsets, faces)
     with (
         console.BuildBar() as bar,
-        Classifier(
-            bundle,
-            runtime=runtime,
-            precision=precision,
-            device=device,
-            threads=threads,
-            trust_engine=trust_engine,
-            plugin=plugin,
-            kernels=kernels,
-            cuda_graph=cuda_graph,
-            notify=console.message,
-            progress=bar,
-        ) as classifier,
+        Classifier(bundle, notify=console.message, progress=bar, **asked) as classifier,
     ):
         logits, read, problems = predict(classifier, faces, rows.indices, batch)
     for problem in problems:

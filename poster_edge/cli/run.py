@@ -40,14 +40,6 @@ def command(
     source: str | None,
     camera: int | None,
     model: str,
-    runtime: str,
-    precision: str,
-    device: str,
-    threads: int | None,
-    trust_engine: bool,
-    plugin: Path | None,
-    kernels: str | None,
-    cuda_graph: bool,
     detector: str,
     detector_model: Path | None,
     conf: float,
@@ -57,6 +49,7 @@ def command(
     blur: bool,
     max_frames: int | None,
     vid_stride: int,
+    **asked: Any,
 ) -> None:
     """Find faces in SRC and name their expressions.
 
@@ -91,22 +84,15 @@ def command(
             finder = choose_detector(detector, detector_model, conf=conf, notify=console.message)
             # Before the model, whose engine can take minutes to build: a camera that is missing is told at once.
             frames = open_source(spec, report=report, notify=console.message, vid_stride=vid_stride)
-            bundle = load_bundle_or_checkpoint(model, runtime=runtime)
+            bundle = load_bundle_or_checkpoint(model, runtime=asked["runtime"])
             if not bundle.manifest.has_trained_weights:
                 console.message(f"{bundle.folder} has random weights: its labels mean nothing, only its speed does")
             classifier = stack.enter_context(
                 Classifier(
                     bundle,
-                    runtime=runtime,
-                    precision=precision,
-                    device=device,
-                    threads=threads,
-                    trust_engine=trust_engine,
-                    plugin=plugin,
-                    kernels=kernels,
-                    cuda_graph=cuda_graph,
                     notify=console.message,
                     progress=stack.enter_context(console.BuildBar()),
+                    **asked,
                 )
             )
             sinks = _sinks(frames, save=save, jsonl=jsonl, show=show)

@@ -27,6 +27,7 @@ from poster_edge.runtime.bundle import load_bundle, zoo_names
 #: Model -> size that official_weights.py knows it by, "" for random weights; those that are packaged have their own.
 ZOO = {
     "poster-nano": "",
+    "poster-micro": "",
     "fer-vt-nano": "",
     "cf-dan-nano": "",
     "poster-t": "small",

@@ -31,7 +31,7 @@ from poster_edge.export.fp16 import input_range, to_fp16
 from poster_edge.files import write_atomic
 from poster_edge.optional import available
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
-from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.choose import make_runner
 from poster_edge.runtime.int8_sums import sums_int8_exactly
 from poster_edge.runtime.manifest import MODEL_FILES
 

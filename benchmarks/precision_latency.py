@@ -25,7 +25,7 @@ from run_all import write
 from poster_edge.models.checkpoint import load_model
 from poster_edge.optional import available
 from poster_edge.runtime.bundle import Bundle, load_bundle
-from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.choose import make_runner
 from poster_edge.runtime.int8_sums import pairs_fit
 from poster_edge.runtime.timing import interleaved
 

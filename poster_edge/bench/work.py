@@ -16,7 +16,8 @@ from poster_edge.data.preprocess import to_input
 from poster_edge.errors import InputError
 from poster_edge.export.engine_plugin import open_plugin
 from poster_edge.runtime.bundle import Bundle, load_bundle
-from poster_edge.runtime.classifier import Classifier, make_runner
+from poster_edge.runtime.choose import make_runner
+from poster_edge.runtime.classifier import Classifier
 from poster_edge.runtime.runner import Runner
 
 

@@ -23,7 +23,7 @@ from poster_edge.data.faces import FaceSet, load_faces
 from poster_edge.errors import InputError
 from poster_edge.optional import available
 from poster_edge.runtime.bundle import MODEL_FILE, Bundle, write_bundle
-from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.choose import make_runner
 from poster_edge.runtime.int8_sums import sums_int8_exactly
 from poster_edge.runtime.manifest import MODEL_FILES, Manifest
 from poster_edge.train.metrics import softmax

@@ -31,7 +31,7 @@ from poster_edge.errors import GateError, UsageError
 from poster_edge.export.fp16 import input_range, overflow_islands, to_fp16
 from poster_edge.files import sha256, write_atomic
 from poster_edge.runtime.bundle import MODEL_FILE, write_bundle
-from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.choose import make_runner
 from poster_edge.runtime.int8_sums import sums_int8_exactly
 from poster_edge.runtime.manifest import MODEL_FILES
 from poster_edge.runtime.timing import interleaved

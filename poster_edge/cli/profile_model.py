@@ -17,7 +17,8 @@ from poster_edge.bench.profiling import AS_EXPORTED, target_bounds
 from poster_edge.bench.roofline import at_precision, bounds
 from poster_edge.bench.roofline_host import measure_host
 from poster_edge.runtime.bundle import Bundle
-from poster_edge.runtime.classifier import Classifier, make_runner
+from poster_edge.runtime.choose import make_runner
+from poster_edge.runtime.classifier import Classifier
 from poster_edge.runtime.runner import Runner
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from poster_edge.errors import InputError
 from poster_edge.models.registry import REGISTRY
 from poster_edge.runtime import trt_plans, trt_runner
 from poster_edge.runtime.bundle import load_bundle
-from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.choose import make_runner
 
 FLOPS = REGISTRY["poster-nano"].flops
 

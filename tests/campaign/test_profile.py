@@ -15,7 +15,7 @@ from poster_edge.models.build import build_network
 from poster_edge.models.config import CONFIGS
 from poster_edge.models.registry import REGISTRY
 from poster_edge.runtime.bundle import load_bundle
-from poster_edge.runtime.classifier import make_runner
+from poster_edge.runtime.choose import make_runner
 
 pytestmark = pytest.mark.campaign
 

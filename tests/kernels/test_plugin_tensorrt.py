@@ -26,7 +26,8 @@ from poster_edge.export.tensorrt_api import RTX, TensorRt
 from poster_edge.kernels.launch import LARGEST_BATCH
 from poster_edge.optional import available
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
-from poster_edge.runtime.classifier import Classifier, make_runner
+from poster_edge.runtime.choose import make_runner
+from poster_edge.runtime.classifier import Classifier
 from poster_edge.runtime.manifest import BundleError
 
 pytestmark = [

@@ -20,7 +20,7 @@ from poster_edge.config import Preprocess
 from poster_edge.errors import UnavailableError, UsageError
 from poster_edge.export.onnx_bytes import check_self_contained, metadata
 from poster_edge.optional import available
-from poster_edge.runtime import classifier as classifier_module
+from poster_edge.runtime import choose
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
 from poster_edge.runtime.classifier import Classifier
 from poster_edge.runtime.int8_sums import sums_int8_exactly
@@ -409,7 +409,7 @@ class TestAutomaticChoice:
             self.chosen(bundle, runtime="openvino")
 
     def test_a_gpu_that_onnxruntime_can_use_comes_first(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(classifier_module, "_onnxruntime_has_cuda", lambda: True)
+        monkeypatch.setattr(choose, "_onnxruntime_has_cuda", lambda: True)
         assert self.chosen(bundle) == "onnxruntime"
         assert self.chosen(bundle, device="cpu") == "OpenVINO"
 
@@ -426,15 +426,15 @@ class TestAutomaticChoice:
         assert self.chosen(bundle, precision="fp32") == "OpenVINO"
 
     def test_cuda_is_found_without_importing_onnxruntime(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert not classifier_module._onnxruntime_has_cuda()
+        assert not choose._onnxruntime_has_cuda()
         capi = tmp_path / "onnxruntime" / "capi"
         capi.mkdir(parents=True)
         (tmp_path / "onnxruntime" / "__init__.py").write_text("raise ImportError('must not be imported')\n")
         monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
         monkeypatch.syspath_prepend(tmp_path)
-        assert not classifier_module._onnxruntime_has_cuda()
+        assert not choose._onnxruntime_has_cuda()
         (capi / "libonnxruntime_providers_cuda.so").touch()
-        assert classifier_module._onnxruntime_has_cuda()
+        assert choose._onnxruntime_has_cuda()
 
 
 def test_openvino_is_loaded_without_its_telemetry(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def command(
     landmark_epochs: int,
     output: Path | None,
     init: Path | None,
+    transfer: Path | None,
     trunk: Path | None,
     image_weights: Path | None,
     landmark_weights: Path | None,
@@ -109,7 +110,7 @@ def command(
     model, chosen = _recipe(model, recipe, **changes)
     chosen = _taught(chosen, teachers, teacher_weight)
     where = replace(place_of(device, precision, started()), graphs=cuda_graphs, compiled="inductor" if compiled else "")
-    weights = StartingWeights(init, trunk, image_weights, landmark_weights)
+    weights = StartingWeights(init, trunk, image_weights, landmark_weights, transfer)
     folder = output or Path("runs/train") / model
     check_place(folder / "config.json")
     # Before a large data set is read.
@@ -137,13 +138,15 @@ def command(
             images=images,
         )
         if team.leads:
-            for note in weights.notes(run.preprocess, with_points=points is not None):
+            for note in weights.notes(run.taken, run.preprocess, with_points=points is not None):
                 console.message(note)
         run.start(resume=resume)
         if team.leads and (unseen := run.split.unseen(faces)):
             console.message(f"no training image of: {', '.join(unseen)}")
-        if team.leads and run.landmark_stream is not None and points is None and not weights.with_landmarks:
-            console.message("the landmark stream stays untrained: no --landmarks, --landmark-weights or --init")
+        if team.leads and run.landmark_stream is not None and points is None and not run.taken.landmarks:
+            console.message(
+                "the landmark stream stays untrained: no --landmarks and no weights that bring one"
+            )
         errors = run.train_landmarks(stop_after_s=left())
         done = errors is not None and run.train_expression(stop_after_s=left())
         summary = run.finish(fit_temperature, errors) if done and errors is not None else {}

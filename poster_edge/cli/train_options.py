@@ -113,6 +113,11 @@ def weight_options(command: _Command) -> _Command:
         command,
         (
             click.option("--init", type=path, help="Start from a .safetensors of the same model."),
+            click.option(
+                "--transfer",
+                type=path,
+                help="Start from what fits of a .safetensors of another model, or for other classes.",
+            ),
             click.option("--trunk", type=path, help="torchvision's ResNet .pth to start the trunk from."),
             click.option("--image-weights", type=path, help="Published IR-50 .pth for POSTER's image stream."),
             click.option(

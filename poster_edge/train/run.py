@@ -118,7 +118,7 @@ class TrainingRun:
             raise UsageError(f"{self.config.variant} has no landmark stream: it trains without --landmarks")
         if self.points is not None and self.weights.landmark is not None:
             raise UsageError("--landmark-weights brings a trained landmark stream: leave out --landmarks")
-        self.weights.load(model, self.faces.classes)
+        self.taken = self.weights.load(model, self.faces.classes)
         if self.team.size > 1 and self.recipe.sync_norm:
             share_norms(model, self.device.name)
         return model
@@ -189,7 +189,7 @@ class TrainingRun:
         """Pre-train the landmark stream; returns its validation errors over face size, None when time ran out."""
         deadline = _deadline(stop_after_s)
         network = self.landmark_stream
-        if network is None or self.points is None or self.weights.with_landmarks:
+        if network is None or self.points is None or self.taken.landmarks:
             return {}
         loop = self._loop(network, fitting(self.landmark_recipe, self.team), "landmarks")
         points = torch.from_numpy(self.points.points)

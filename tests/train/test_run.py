@@ -331,12 +331,12 @@ def test_starts_from_a_checkpoint(tmp_path: Path, faces: FaceSet) -> None:
     best = tmp_path / "first" / "best.safetensors"
     again = start(tmp_path / "again", faces, epochs=1, init=best)
     assert again.train_landmarks() == {}
-    (note,) = again.weights.notes(again.preprocess, with_points=True)
+    (note,) = again.weights.notes(again.taken, again.preprocess, with_points=True)
     assert "--landmarks is not learned from" in note
-    (note,) = again.weights.notes(replace(again.preprocess, colour="bgr"), with_points=False)
+    (note,) = again.weights.notes(again.taken, replace(again.preprocess, colour="bgr"), with_points=False)
     assert "has learned from gray images" in note
     assert "this run feeds bgr images" in note
-    assert not StartingWeights().notes(again.preprocess, with_points=True)
+    assert not StartingWeights().notes(again.taken, again.preprocess, with_points=True)
     kept = load_model(best)[0].state_dict()
     assert all(torch.equal(v, kept[k]) for k, v in again.model.state_dict().items())
     assert "best.safetensors sha256:" in json.loads((tmp_path / "again" / "config.json").read_text())["init"]

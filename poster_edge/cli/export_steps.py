@@ -28,6 +28,7 @@ from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import ModelInfo, load_model, save_checkpoint
 from poster_edge.models.config import model_config
 from poster_edge.models.counting import count
+from poster_edge.models.half import as_small_as_exact
 from poster_edge.models.network import Network, live_parameters
 from poster_edge.models.poster import Poster
 from poster_edge.models.registry import REGISTRY
@@ -122,9 +123,10 @@ def trace(
         same = compare(_torch_model(network), _onnx_model(fused), batches, tolerance=TOLERANCE)
         if not same:
             raise GateError(f"the graph with fused nodes differs from PyTorch: {same}; nothing was written")
-    if sum(v.numel() * v.element_size() for v in network.state_dict().values()) <= _MAX_PACKED_WEIGHTS:
+    weights = as_small_as_exact(network.state_dict())
+    if sum(v.numel() * v.element_size() for v in weights.values()) <= _MAX_PACKED_WEIGHTS:
         files[WEIGHTS_FILE] = folder / WEIGHTS_FILE
-        save_checkpoint(files[WEIGHTS_FILE], network.state_dict(), info)
+        save_checkpoint(files[WEIGHTS_FILE], weights, info)
     files[CARD_FILE] = folder / CARD_FILE
     card = model_card(name, info.classes, info.dataset, info.training, _facts(network, info, parity))
     write_atomic(files[CARD_FILE], card)

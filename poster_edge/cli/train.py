@@ -144,9 +144,7 @@ def command(
         if team.leads and (unseen := run.split.unseen(faces)):
             console.message(f"no training image of: {', '.join(unseen)}")
         if team.leads and run.landmark_stream is not None and points is None and not run.taken.landmarks:
-            console.message(
-                "the landmark stream stays untrained: no --landmarks and no weights that bring one"
-            )
+            console.message("the landmark stream stays untrained: no --landmarks and no weights that bring one")
         errors = run.train_landmarks(stop_after_s=left())
         done = errors is not None and run.train_expression(stop_after_s=left())
         summary = run.finish(fit_temperature, errors) if done and errors is not None else {}

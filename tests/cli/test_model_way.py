@@ -150,3 +150,6 @@ def test_a_published_checkpoint_is_converted(poster_edge: Command, checked: Comm
     kept = poster_edge("convert", "--checkpoint", "rafdb.pth", "--dataset", "rafdb", "-o", "t.safetensors", cwd=work)
     assert kept.returncode == 2
     assert "--force" in kept.stderr
+    half = checked("convert", "--checkpoint", "t.safetensors", "--half", "-o", "h.safetensors", cwd=work)
+    assert "in FP16, changed by at most" in half.stderr
+    assert (work / "h.safetensors").stat().st_size < 0.51 * (work / "t.safetensors").stat().st_size

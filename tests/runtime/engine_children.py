@@ -34,6 +34,7 @@ KEY = EngineKey(
     calibration="b" * 64,
     profile="1/4/16",
     flags=("strongly-typed",),
+    plugin="2" * 64,
 )
 
 

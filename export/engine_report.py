@@ -98,7 +98,12 @@ def verify_engine(
 def report_engine(tensorrt: TensorRt, engine: BuiltEngine) -> EngineReport:
     """What an engine computes in; see :func:`verify_engine`."""
     compute, others, notes = engine.network.compute, engine.network.others, []
-    layers = inspect_engine(tensorrt, engine.plan) if visible_gpus() else None
+    layers = None
+    if visible_gpus():
+        if engine.spec.plugin is not None:
+            # It was built in another process; this one cannot open a plan whose plugin it does not know.
+            tensorrt.load_plugin(engine.spec.plugin)
+        layers = inspect_engine(tensorrt, engine.plan)
     if layers is not None:
         compute, others, unknown = built_precisions(layers, compute)
         if unknown:

@@ -15,6 +15,7 @@ import pytest
 from poster_edge.cli.export_steps import FUSED_FILE
 from poster_edge.cli.main import main
 from poster_edge.errors import UnavailableError, UsageError
+from poster_edge.export import engine_report
 from poster_edge.export.cross_fusion_op import DOMAIN
 from poster_edge.export.engine import BuiltEngine
 from poster_edge.export.engine_key import engine_key
@@ -101,6 +102,17 @@ def test_tensorrt_rtx_builds_with_the_plugin(rtx: TensorRt, built: BuiltEngine) 
     assert b"CrossFusionDepth" in built.plan
     report = verify_engine(rtx, built, "fp32")
     assert "the cross-fusion is the plugin's, in fp16: cross_fusion" in report.notes
+
+
+def test_the_plugin_is_known_before_an_engine_is_read_back(
+    rtx: TensorRt, built: BuiltEngine, plugin: PluginLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a GPU is; the engine was built in a process of its own."""
+    known: list[bool] = []
+    monkeypatch.setattr(engine_report, "visible_gpus", lambda: ["a GPU"])
+    monkeypatch.setattr(engine_report, "inspect_engine", lambda *_: known.append(plugin.sha256 in rtx.plugins))
+    verify_engine(rtx, built, "fp32")
+    assert known == [True]
 
 
 def test_an_engine_without_the_plugin_is_refused(rtx: TensorRt, built: BuiltEngine) -> None:

@@ -1,4 +1,4 @@
-"""The TensorRT plugin of ``poster-edge kernels plugin`` as a library file: what it is, and where its errors show."""
+"""The TensorRT plugin of ``poster-edge kernels plugin`` as a library file: whether it is one, and what it computes in."""
 
 from __future__ import annotations
 

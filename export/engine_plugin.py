@@ -1,4 +1,4 @@
-"""The TensorRT plugin of ``poster-edge kernels plugin`` as a library file: whether it is one, and what it computes in."""
+"""The TensorRT plugin of ``poster-edge kernels plugin`` as a library file: is it one, and what does it compute in."""
 
 from __future__ import annotations
 

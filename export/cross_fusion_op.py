@@ -20,8 +20,9 @@ from onnx import helper
 
 from poster_edge.errors import PosterEdgeError
 from poster_edge.export.graph import Graph
+from poster_edge.kernels.plugin.names import NAME, NAMESPACE
 
-DOMAIN, OP = "poster_edge", "CrossFusionDepth"
+DOMAIN, OP = NAMESPACE, NAME
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _ENTRY = re.compile(r"(?P<stack>.*\bblocks)\.(?P<depth>\d+)\.block_(?P<level>[lmsx])\.norm1")
 _LEVELS = "lmsx"

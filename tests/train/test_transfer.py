@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -17,24 +18,12 @@ from poster_edge.runtime.bundle import WEIGHTS_FILE, load_bundle
 from poster_edge.train.landmarks import LandmarkSet
 from poster_edge.train.loop import Device
 from poster_edge.train.recipe import Recipe
+from poster_edge.train.reporter import Reporter
 from poster_edge.train.run import TrainingRun
 from poster_edge.train.starting_weights import StartingWeights
 
 PACKAGED = load_bundle("poster-nano").folder / WEIGHTS_FILE
 CLASSES = load_bundle("poster-nano").manifest.classes
-
-
-class Silent:
-    """Reports to nobody."""
-
-    def start(self, phase: str, steps: int) -> None:
-        pass
-
-    def tick(self) -> None:
-        pass
-
-    def epoch(self, phase: str, row: dict[str, float]) -> None:
-        pass
 
 
 def test_a_run_for_other_classes(tmp_path: Path) -> None:
@@ -50,7 +39,7 @@ def test_a_run_for_other_classes(tmp_path: Path) -> None:
         recipe=Recipe(batch=2),
         landmark_epochs=1,
         device=Device("cpu"),
-        reporter=Silent(),
+        reporter=create_autospec(Reporter, instance=True),
         weights=StartingWeights(transfer=PACKAGED),
     )
     run.start(resume=False)

@@ -173,7 +173,8 @@ def add_engine(draft: Draft, tensorrt: TensorRt, spec: EngineSpec, precision: st
     if cache is not None and gpu is not None:
         spec = replace(spec, timing_cache=cache.timing_cache(tensorrt.flavour, gpu.name))
     engine = _build(tensorrt, onnx, spec, f"{model} for {tensorrt.title}")
-    report = verify_engine(tensorrt, engine, precision, floats=_floats(draft.manifest, model))
+    floats = _floats_of_plugin(onnx) if spec.plugin else _floats(draft.manifest, model)
+    report = verify_engine(tensorrt, engine, precision, floats=floats)
     calibration = str((draft.manifest.calibration or {}).get("data_sha256", "")) if precision == "int8" else ""
     key = engine_key(tensorrt, spec, gpu=gpu, onnx_sha256=digest, calibration=calibration)
     name = f"{ENGINE_FOLDER}/{key.digest}.plan"
@@ -246,3 +247,11 @@ def _floats(manifest: Manifest, model: str) -> set[str]:
     gate = manifest.gate or {}
     restored = gate.get("models", {}).get(model, {}).get("restored", [])
     return {*restored, *gate.get("fp32_islands", [])}
+
+
+def _floats_of_plugin(onnx: bytes) -> set[str]:
+    """Nodes outside of the plugin that FP16's range left in float, as the graph itself says."""
+    from poster_edge.export.onnx_bytes import metadata
+    from poster_edge.kernels.plugin.names import FLOATS
+
+    return set(metadata(onnx).get(FLOATS, "").splitlines())

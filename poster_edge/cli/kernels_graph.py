@@ -15,6 +15,7 @@ from poster_edge.export.cross_fusion_op import DOMAIN
 from poster_edge.export.fp16 import input_range, overflow_islands, to_fp16
 from poster_edge.export.plugin_graph import plugin_graph
 from poster_edge.files import check_place, scratch_folder, write_atomic
+from poster_edge.kernels.plugin.names import FLOATS
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
 from poster_edge.runtime.manifest import PLUGIN_FILES, BundleError
 from poster_edge.vision.samples import sample_crops
@@ -66,6 +67,8 @@ def _rewritten(bundle: Bundle, precision: str) -> bytes:
                 "use --precision fp32"
             )
         result = to_fp16(result, islands=islands, input_range=input_range(preprocess.mean, preprocess.std))
+        # Whoever verifies an engine of it must know them, on a device without the package onnx too.
+        onnx.helper.set_model_props(result, {FLOATS: "\n".join(sorted(islands))})
     return result.SerializeToString()
 
 

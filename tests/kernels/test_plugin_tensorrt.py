@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from poster_edge.cli import kernels_graph
 from poster_edge.cli.export_steps import FUSED_FILE
 from poster_edge.cli.main import main
 from poster_edge.errors import UnavailableError, UsageError
@@ -169,6 +170,17 @@ def test_export_builds_and_verifies(
     again.verify()
     assert not again.manifest.engines
     assert set(again.manifest.artefacts) == {n for n in done.manifest.artefacts if not n.startswith("engines/")}
+
+
+def test_layers_that_were_left_in_float_are_no_error(
+    rtx: TensorRt, run_command: Run, bundle: Bundle, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As FP16 cannot hold their values: the engine computes them as the graph says."""
+    monkeypatch.setattr(kernels_graph, "overflow_islands", lambda *_: {"head": 1e5})
+    run_command("kernels", "graph", bundle.folder)
+    words = ["export", "--format", "tensorrt-rtx", "--compute-capability", "8.6", "--plugin", library]
+    said = run_command(*words, "--model", bundle.folder, "-o", tmp_path / "engine")
+    assert "matrix products: 1 fp32" in said
 
 
 def test_weights_from_elsewhere_have_no_graph(rtx: TensorRt, run_command: Run, library: Path) -> None:

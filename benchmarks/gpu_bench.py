@@ -134,7 +134,7 @@ class Bench:
         wanted += [(what, batch, "default") for what in ("poster transformer", "poster") for batch in (1, 8, 64)]
         wanted.append(("poster-nano", 1, "default"))
         for what, batch, mode in wanted:
-            threads = 6 if mode.startswith("max") else 3
+            threads = 10 if mode.startswith("max") else 3
             self.workers.append(Compiled(what, batch, mode, cpu=False, threads=threads))
 
     def precompile(self) -> None:

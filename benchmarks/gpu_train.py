@@ -15,7 +15,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,10 @@ class Step:
         epochs: of expression training.
         options: further options of ``poster-edge train``.
         teachers: names of the steps that must be done before, whose networks teach this one.
-        landmarks: whether the network has a landmark stream to pre-train.
+        landmarks: epochs of landmark pre-training; 0: the network has no landmark stream or begins with a trained one.
+        until: share of the call's time after which it ends, whatever it has reached; others learn from that.
+        start: name of the step that it goes on from, "" for none.
+        multiprocessors: percentage of the GPU that it may take beside others.
         by_name: run only when it is named, not with the whole plan, which fits into one call.
     """
 
@@ -49,76 +52,83 @@ class Step:
     epochs: int
     options: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
-    landmarks: bool = True
+    landmarks: int = 8
+    until: float = 1.0
+    start: str = ""
+    multiprocessors: int = 100
     by_name: bool = False
 
 
-def micro(epochs: int) -> Step:
-    """poster-micro from scratch, slightly mixed; the best of what was tried on a CPU."""
-    options = ("--batch", "256", "--lr", "3e-3", "--warmup", "4", "--mixup", "0.2", "--ema-decay", "0.999")
-    # Without a cool-down: on a CPU the epochs with standard augmentation lost half a point.
-    return Step("poster-micro", "poster-micro", "micro", epochs, (*options, *_STRONG))
+_USUAL = ("--batch", "256", "--warmup", "4", "--ema-decay", "0.999", *_STRONG)
+#: Who teaches: two networks of a ResNet-18's size that differ in what follows it, and the student's first self.
+_TEACHERS = ("poster-48", "cf-dan-48-trunk", "poster-mini-alone")
+#: The end of their time, as a share of the whole.
+_TAUGHT_FROM = 0.52
 
 
-def large(epochs: int) -> Step:
-    """poster-48, a ResNet-18's worth of image stream, on mixed pictures: slow to learn (65.12 % after 40 epochs)."""
-    options = ("--batch", "256", "--lr", "1.5e-3", "--warmup", "3", "--mixup", "0.4", "--ema-decay", "0.998")
-    return Step("poster-48", "poster-48", "large", epochs, (*options, "--cooldown", "6", *_STRONG), by_name=True)
-
-
-def student(epochs: int) -> Step:
-    """poster-nano, from the packaged weights, learns what poster-micro says of each augmented picture."""
-    options = ("--batch", "256", "--lr", "3e-3", "--warmup", "4", "--mixup", "0.2", "--teacher-weight", "0.8")
-    more = ("--ema-decay", "0.999", "--init", str(_PACKAGED))
-    return Step("poster-nano", "poster-nano", "micro", epochs, (*options, *more, *_STRONG), ("poster-micro",), False)
-
-
-def other_students(epochs: int) -> list[Step]:
-    """poster-nano trained otherwise: with SAM, which takes twice as long, and by a full POSTER."""
-    usual, sharp = student(epochs), ("--sam-rho", "0.05")
-    # The full size takes long to answer: it is asked once about each image.
-    plain = ("--teacher-view", "plain")
+def teachers(of: Callable[[int], int]) -> list[Step]:
+    """The three, from scratch, side by side; mixed pictures hold off that they know the labels by heart."""
+    mixed = (*_USUAL, "--mixup", "0.2")
+    large, trunk, mini = _TEACHERS
     return [
-        replace(usual, name="poster-nano-sam", lane="sam", options=(*usual.options, *sharp), by_name=True),
-        replace(
-            usual,
-            name="poster-nano-by-poster",
-            lane="poster",
-            options=(*usual.options, *plain),
-            teachers=("poster",),
-            by_name=True,
+        Step(large, "poster-48", "large", of(50), (*mixed, "--lr", "2e-3"), until=_TAUGHT_FROM),
+        Step(
+            trunk,
+            "cf-dan-48-trunk",
+            "trunk",
+            of(50),
+            (*mixed, "--lr", "2e-3", "--weight-decay", "0.1"),
+            landmarks=0,
+            until=_TAUGHT_FROM,
         ),
+        Step(mini, "poster-mini", "mini", of(60), (*mixed, "--lr", "3e-3"), until=_TAUGHT_FROM),
+    ]
+
+
+def students(of: Callable[[int], int]) -> list[Step]:
+    """poster-mini asks its teachers about each mixed picture, poster-nano once about each plain one (cheaper)."""
+    asked = (*_USUAL, "--lr", "3e-3", "--mixup", "0.5", "--teacher-weight", "0.8", "--drop-path", "0.05")
+    once = (*_USUAL, "--lr", "3e-3", "--mixup", "0.2", "--teacher-weight", "0.7", "--teacher-view", "plain")
+    return [
+        Step("poster-mini", "poster-mini", "mini", of(90), asked, _TEACHERS, 0, start="poster-mini-alone"),
+        Step("poster-nano", "poster-nano", "nano", of(110), (*once, "--init", str(_PACKAGED)), _TEACHERS, 0),
     ]
 
 
 def full_size(epochs: int) -> Step:
     """The full POSTER at 224 pixels from scratch: its figures are wanted, its weights are too large to keep."""
-    options = ("--batch", "128", "--lr", "5e-4", "--warmup", "2", "--mixup", "0.2", "--ema-decay", "0.998")
-    return Step("poster", "poster", "poster", epochs, (*options, "--cooldown", "3", *_STRONG), by_name=True)
+    options = ("--batch", "128", "--lr", "5e-4", "--warmup", "1", "--mixup", "0.2", "--ema-decay", "0.998", *_STRONG)
+    return Step("poster", "poster", "poster", epochs, options, landmarks=4, multiprocessors=30)
+
+
+def others(of: Callable[[int], int]) -> list[Step]:
+    """Those that are run by name: the other small networks, poster-nano with SAM or taught by a full POSTER."""
+    plain = ("--batch", "128", "--warmup", "2", "--lr", "1e-3", "--optimizer", "adamw", "--schedule", "cosine")
+    plain += ("--ema-decay", "0.999", "--weight-decay", "0.05", "--label-smoothing", "0.1", *_STRONG)
+    alone = (*_USUAL, "--lr", "3e-3", "--mixup", "0.2")
+    again = (*alone, "--init", str(_PACKAGED))
+    # The full size takes long to answer: it is asked once about each image.
+    by_poster = (*again, "--teacher-weight", "0.8", "--teacher-view", "plain")
+    return [
+        Step("poster-micro", "poster-micro", "micro", of(200), alone, by_name=True),
+        Step("cf-dan-nano", "cf-dan-nano", "others", of(40), plain, landmarks=0, by_name=True),
+        Step("fer-vt-nano", "fer-vt-nano", "others", of(40), plain, landmarks=0, by_name=True),
+        Step("poster-nano-sam", "poster-nano", "sam", of(120), (*again, "--sam-rho", "0.05"), (), 0, by_name=True),
+        Step("poster-nano-by-poster", "poster-nano", "poster", of(120), by_poster, ("poster",), 0, by_name=True),
+    ]
 
 
 def plan(scale: float) -> list[Step]:
     """Every step, epochs times ``scale``.
 
-    On an H200 an epoch took 1.5 to 2.2 s (poster-48), 1.1 s (poster-nano without a teacher, cf-dan-nano and
-    fer-vt-nano); two lanes side by side take nearly twice as long each.  poster-micro was not trained there: it has a
-    fifth of poster-48's operations.
+    On an H200 alone an epoch took 1.5 to 2.2 s (poster-48) and 1.1 s (poster-nano without a teacher, cf-dan-nano and
+    fer-vt-nano), bound by the number of kernels rather than by their work.
     """
 
     def of(epochs: int) -> int:
         return max(2, round(epochs * scale))
 
-    others = ("--batch", "128", "--warmup", "2", "--lr", "1e-3", "--optimizer", "adamw", "--schedule", "cosine")
-    more = ("--ema-decay", "0.999", "--weight-decay", "0.05", "--label-smoothing", "0.1")
-    return [
-        micro(of(200)),
-        student(of(120)),
-        Step("cf-dan-nano", "cf-dan-nano", "others", of(40), (*others, *more, *_STRONG), landmarks=False, by_name=True),
-        Step("fer-vt-nano", "fer-vt-nano", "others", of(40), (*others, *more, *_STRONG), landmarks=False, by_name=True),
-        large(of(100)),
-        full_size(of(30)),
-        *other_students(of(120)),
-    ]
+    return [*teachers(of), *students(of), full_size(of(12)), *others(of)]
 
 
 def train(*, cpu: bool, out: Path, data: Path, seconds: float, scale: float, only: str | None) -> list[Row]:
@@ -127,7 +137,7 @@ def train(*, cpu: bool, out: Path, data: Path, seconds: float, scale: float, onl
     Raises:
         SystemExit: a name of ``only`` is no step's.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     names = only.split(",") if only else []
     known = plan(0.0 if cpu else scale)
     steps = [s for s in known if (s.name in names if names else not s.by_name)]
@@ -142,11 +152,12 @@ def train(*, cpu: bool, out: Path, data: Path, seconds: float, scale: float, onl
 
     def go(lane: str) -> None:
         for step in (s for s in steps if s.lane == lane):
-            for needed in step.teachers:
-                if needed in events:
-                    events[needed].wait()
-            rows[step.name] = _run(step, runs, data, out, cpu=cpu, deadline=deadline)
-            events[step.name].set()
+            for needed in {*step.teachers, step.start} & set(events):
+                events[needed].wait()
+            try:
+                rows[step.name] = _run(step, runs, data, out, cpu=cpu, deadline=began + step.until * seconds)
+            finally:
+                events[step.name].set()
 
     lanes = [threading.Thread(target=go, args=(lane,)) for lane in dict.fromkeys(s.lane for s in steps)]
     for thread in lanes:
@@ -160,13 +171,16 @@ def train(*, cpu: bool, out: Path, data: Path, seconds: float, scale: float, onl
 def _run(step: Step, runs: Path, data: Path, out: Path, *, cpu: bool, deadline: float) -> Row:
     folder, row = runs / step.name, {"what": step.name, "epochs": step.epochs}
     if not (folder / "summary.json").exists():
-        missing = [t for t in step.teachers if not (runs / t / "summary.json").exists()]
+        # What was cut short teaches what it has learned.
+        missing = [n for n in dict.fromkeys((*step.teachers, step.start)) if n and not _weights(runs, n).exists()]
         left = deadline - time.monotonic()
         if missing or left < 15:
             return {**row, "note": f"not begun: {', '.join(missing) + ' not trained' if missing else 'no time left'}"}
         command = _command(step, runs, data, cpu=cpu, minutes=(left - 12) / 60)
         # The fused kernels have no backward pass, and what they are is not in question here.
         env = {**os.environ, "POSTER_EDGE_KERNELS": "sdpa"}
+        if step.multiprocessors < 100:
+            env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(step.multiprocessors)
         with (out / f"{step.name}.log").open("a") as log:
             code = subprocess.run(command, cwd=ROOT, env=env, stderr=log, stdout=log).returncode
         if code:
@@ -181,14 +195,21 @@ def _command(step: Step, runs: Path, data: Path, *, cpu: bool, minutes: float) -
     command += ["--data", str(data / "fer2013_train_valid.npz"), "--epochs", str(step.epochs), *step.options]
     if step.landmarks:
         command += ["--landmarks", str(data / "fer2013_mesh_train_valid.npz")]
-        command += ["--landmark-epochs", "1" if cpu else "15"]
+        command += ["--landmark-epochs", str(1 if cpu else step.landmarks)]
+    if step.start:
+        command += ["--init", str(_weights(runs, step.start))]
     for name in step.teachers:
-        command += ["--teacher", str(runs / name / "best.safetensors")]
+        command += ["--teacher", str(_weights(runs, name))]
     if cpu:
         command += ["--device", "cpu", "--batch", "8"]
     else:
         command += ["--device", "cuda:0", "--stop-after", f"{minutes:.3f}"]
     return command + (["--resume"] if (folder / "config.json").exists() else [])
+
+
+def _weights(runs: Path, name: str) -> Path:
+    """Of a step's best epoch so far."""
+    return runs / name / "best.safetensors"
 
 
 def _result(folder: Path) -> dict[str, Any]:

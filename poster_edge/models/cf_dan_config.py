@@ -83,4 +83,15 @@ _NANO = CfDanConfig(
     channel_groups=4,
 )
 
-CF_DAN_CONFIGS = (_NANO, CfDanConfig("cf-dan"), CfDanConfig("cf-dan-out-proj", out_proj=True))
+#: A teacher of small pictures, this family's baseline: a ResNet-18 without the halvings before its first stage, whose
+#: tokens are averaged without any attention.
+_TRUNK = CfDanConfig(
+    "cf-dan-48-trunk",
+    input_size=48,
+    trunk=ResNetConfig(stem_kernel=3, stem_stride=1, stem_pool=False),
+    dam=False,
+    cross=False,
+    ilm=False,
+)
+
+CF_DAN_CONFIGS = (_NANO, _TRUNK, CfDanConfig("cf-dan"), CfDanConfig("cf-dan-out-proj", out_proj=True))

@@ -229,6 +229,13 @@ _MICRO = replace(
     image=replace(_NANO.image, stages=((64, 2), (128, 2), (256, 2))),
 )
 
+#: poster-micro, and one unit more at the image's full resolution in front of it.
+_MINI = replace(
+    _MICRO,
+    variant="poster-mini",
+    image=replace(_NANO.image, stages=((32, 1), (64, 2), (128, 2), (256, 2)), first_stride=1),
+)
+
 #: poster-nano's teacher: the same input, a ResNet-18's worth of image stream and a wider transformer.
 _TEACHER = replace(
     _NANO,
@@ -243,6 +250,7 @@ _TEACHER = replace(
 POSTER_CONFIGS: tuple[PosterConfig, ...] = (
     _NANO,
     _MICRO,
+    _MINI,
     _TEACHER,
     PosterConfig("poster-t", depth=4),
     PosterConfig("poster-s", depth=6),

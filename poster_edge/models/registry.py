@@ -53,6 +53,7 @@ REGISTRY: dict[str, ModelFacts] = {
     for f in (
         ModelFacts("poster-nano", 1_236_319, 1_213_775, 149_361_920, "fer2013", "66.90 % (ours)", "packaged"),
         ModelFacts("poster-micro", 3_629_279, 3_606_735, 528_028_928, "fer2013", "67.51 % (ours)", _TRAIN),
+        ModelFacts("poster-mini", 3_647_839, 3_625_295, 612_963_584, "fer2013", "", _TRAIN),
         ModelFacts("poster-48", 14_087_039, 14_042_223, 2_728_651_776, "fer2013", "", _TRAIN),
         ModelFacts("poster-t", 52_229_135, 39_284_991, 13_582_183_424, "rafdb", "", _PUBLISHED),
         ModelFacts("poster-s", 62_039_767, 49_095_623, 14_647_962_624, "rafdb", "", _PUBLISHED),
@@ -65,6 +66,7 @@ REGISTRY: dict[str, ModelFacts] = {
         ModelFacts("fer-vt-nano", 650_982, 650_982, 84_520_320, "fer2013", "62.39 % (ours)", _TRAIN),
         ModelFacts("fer-vt", 27_607_686, 27_607_686, 7_302_271_360, "rafdb", "88.26 % (paper)", _TRAIN),
         ModelFacts("cf-dan-nano", 582_183, 582_183, 71_796_480, "fer2013", "62.80 % (ours)", _TRAIN),
+        ModelFacts("cf-dan-48-trunk", 11_172_423, 11_172_423, 2_499_386_368, "fer2013", "", _TRAIN),
         ModelFacts("cf-dan", 15_404_615, 15_404_615, 3_903_876_096, "rafdb", "92.78 % (paper)", _TRAIN),
         ModelFacts("cf-dan-out-proj", 16_453_191, 16_453_191, 4_006_636_544, "rafdb", "", _TRAIN),
     )
@@ -74,6 +76,7 @@ REGISTRY: dict[str, ModelFacts] = {
 PAPER_FLOPS: dict[str, int] = {
     "poster-nano": 150_811_022,
     "poster-micro": 530_408_846,
+    "poster-mini": 616_080_782,
     "poster-48": 2_735_579_662,
     "poster-t": 13_622_415_886,
     "poster-s": 14_684_500_494,
@@ -84,6 +87,7 @@ PAPER_FLOPS: dict[str, int] = {
     "fer-vt-nano": 85_552_142,
     "fer-vt": 7_326_975_502,
     "cf-dan-nano": 71_686_926,
+    "cf-dan-48-trunk": 2_507_422_734,
     "cf-dan": 3_916_424_206,
     "cf-dan-out-proj": 4_019_184_654,
 }

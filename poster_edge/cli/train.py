@@ -13,8 +13,10 @@ import click
 from poster_edge.cli.options import data_options
 from poster_edge.cli.train_options import recipe_options, teacher_options, weight_options
 from poster_edge.cli.train_place import countdown, place_of, place_options
+from poster_edge.errors import UsageError
 
 if TYPE_CHECKING:
+    from poster_edge.train.budget import Budget
     from poster_edge.train.recipe import Recipe
     from poster_edge.train.reporter import Reporter
     from poster_edge.train.team import Team
@@ -55,6 +57,12 @@ _MANY = 50_000
     help="Keep the images in memory, or read them again from their files; auto: memory if they take half of it.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in --output.")
+@click.option(
+    "--within",
+    type=float,
+    metavar="MINUTES",
+    help="As many epochs as fit into this time, by how long the first ones take, instead of --epochs.",
+)
 @click.option("--stop-after", type=float, metavar="MINUTES", help="Stop at the next epoch's end; go on with --resume.")
 def command(
     *,
@@ -82,6 +90,7 @@ def command(
     tensorboard: bool,
     images: str,
     resume: bool,
+    within: float | None,
     stop_after: float | None,
     **changes: Any,
 ) -> None:
@@ -97,7 +106,7 @@ def command(
 
     for package in ("torch", "safetensors"):
         require(package, purpose="train a model")
-    left = countdown(stop_after)
+    left, budget = countdown(stop_after), _budget(within, changes["epochs"])
     from poster_edge.calib.temperature import fit_temperature
     from poster_edge.data.faces import load_faces
     from poster_edge.files import check_place
@@ -136,6 +145,7 @@ def command(
             fold=None if fold is None else (fold, folds),
             team=team,
             images=images,
+            budget=budget,
         )
         if team.leads:
             for note in weights.notes(run.taken, run.preprocess, with_points=points is not None):
@@ -154,6 +164,19 @@ def command(
         console.message(f"stopped after {stop_after:g} minutes; go on with --resume -o {folder}")
         return
     console.message(f"best epoch {summary['epoch']}: {accuracy_text(summary)}\n{folder / 'best.safetensors'}")
+
+
+def _budget(minutes: float | None, epochs: int | None) -> Budget | None:
+    """The time that ``--within`` gives, from now on."""
+    from poster_edge.train.budget import Budget
+
+    if minutes is None:
+        return None
+    if epochs is not None:
+        raise UsageError("--within finds the number of epochs itself: leave out --epochs")
+    if minutes <= 0:
+        raise UsageError(f"--within is {minutes:g} minutes: expected more than 0")
+    return Budget(60 * minutes)
 
 
 def accuracy_text(summary: dict[str, Any]) -> str:

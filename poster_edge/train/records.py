@@ -48,12 +48,13 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         raise UsageError(f"{folder} holds a run already; pass --resume to go on, or choose another -o")
 
 
-def resumed_settings(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+def resumed_settings(folder: Path, wanted: dict[str, Any], *, keep_epochs: bool = False) -> dict[str, Any]:
     """Settings of a resumed run: those it began with, but the number of epochs may change, which is recorded.
 
     Args:
         folder: of the run.
         wanted: what the run is asked for now, as JSON gives it back.
+        keep_epochs: their number stays what it was, whatever is asked for.
 
     Raises:
         UsageError: it began with other settings (they are named).
@@ -69,6 +70,8 @@ def resumed_settings(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     for part in ("recipe", "landmark_recipe"):
         if part in began:
             began[part] = completed(began[part])
+    if keep_epochs:
+        wanted = {**wanted, "recipe": {**wanted["recipe"], "epochs": began["recipe"]["epochs"]}}
     old, new = began["recipe"].pop("epochs"), wanted["recipe"]["epochs"]
     if began["recipe"]["warmup"] == old <= wanted["recipe"]["warmup"]:
         # Records of short runs used to have their warm-up cut to the run's length.

@@ -28,6 +28,7 @@ from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import ModelInfo, describe_source, load_model, save_checkpoint
 from poster_edge.models.network import LandmarkNetwork, Network, WithLandmarks
 from poster_edge.train import expression, landmarks, targets
+from poster_edge.train.budget import DECIDED_AFTER, Budget
 from poster_edge.train.loop import Device, Loop, check_parts, fitting
 from poster_edge.train.losses import as_one, loss_terms
 from poster_edge.train.metrics import evaluate
@@ -64,6 +65,7 @@ class TrainingRun:
         fold: (number, of how many) to validate on, 1 the first; None: the data set's split, or a tenth of it.
         team: the processes that train together.
         images: where images are kept, one of :data:`poster_edge.train.pictures.KINDS`.
+        budget: the number of epochs is what fits into it, decided after the first ones; None: the recipe's.
 
     Raises:
         UsageError: a file of ``weights`` or a teacher is of another model or other classes, there are points but
@@ -86,11 +88,14 @@ class TrainingRun:
         fold: tuple[int, int] | None = None,
         team: Team | None = None,
         images: str = "auto",
+        budget: Budget | None = None,
     ) -> None:
         self.folder, self.faces, self.points = folder, faces, points
+        if budget is not None:
+            recipe = replace(recipe, epochs=max(recipe.epochs, DECIDED_AFTER + 1))
         self.recipe, self.device, self.reporter = recipe, device, reporter
         self.weights, self.teachers = weights or StartingWeights(), tuple(teachers)
-        self.fold, self.team = fold, team or Team()
+        self.fold, self.team, self.budget = fold, team or Team(), budget
         self.landmark_recipe = replace(LANDMARK_RECIPE, epochs=landmark_epochs, seed=recipe.seed)
         self.schedule_changes: list[dict[str, Any]] = []
         self._save_next = 0.0
@@ -144,16 +149,20 @@ class TrainingRun:
         check_folder(self.folder, resume=resume)
         wanted: dict[str, Any] = json.loads(json.dumps(self.describe()))
         if resume:
-            wanted = resumed_settings(self.folder, wanted)
+            wanted = resumed_settings(self.folder, wanted, keep_epochs=self.budget is not None)
+            self.recipe = replace(self.recipe, epochs=wanted["recipe"]["epochs"])
             self.schedule_changes = wanted.get("schedule_changes", [])
         # No process looks for what another one has begun to write.
         self.team.wait()
         if self.team.leads:
             sweep(self.folder, older_than_s=0)
-            write_atomic(config, json.dumps(wanted, indent=1) + "\n")
+            self._write_config(wanted)
         self.team.wait()
         if not config.is_file():
             raise UsageError(f"{self.folder} is not the same folder for all processes: put it on a shared disk")
+
+    def _write_config(self, settings: dict[str, Any]) -> None:
+        write_atomic(self.folder / "config.json", json.dumps(settings, indent=1) + "\n")
 
     def describe(self) -> dict[str, Any]:
         """What was asked, for the records."""
@@ -245,8 +254,22 @@ class TrainingRun:
                 if self.team.leads:
                     save_checkpoint(self.folder / "best.safetensors", loop.average.state, self.info())
             loop.progress.plateau.record(metrics.nll, self.recipe.patience)
+            if self.budget is not None and loop.progress.epoch + 1 == DECIDED_AFTER:
+                self._keep_to(self.budget, loop, row["seconds"])
             self._close_epoch(loop, "metrics", row, state)
         return True
+
+    def _keep_to(self, budget: Budget, loop: Loop, last: float) -> None:
+        """Take as many epochs as fit; ``last``: seconds of the epoch that is about to be closed."""
+        done, old = loop.progress.epoch + 1, self.recipe.epochs
+        new = self.team.agree(budget.epochs([*(row["seconds"] for row in loop.progress.history), last]))
+        self.recipe = loop.recipe = replace(self.recipe, epochs=new)
+        if old != new:
+            change = {"after_epoch": done, "epochs": [old, new], "within_minutes": round(budget.seconds / 60, 3)}
+            self.schedule_changes.append(change)
+        if self.team.leads:
+            self._write_config({**self.describe(), "schedule_changes": self.schedule_changes})
+        self.reporter.start("expression", (new - done) * (len(self.split.train) // self.recipe.batch))
 
     def _loop(self, network: torch.nn.Module, recipe: Recipe, method: str) -> Loop:
         return Loop(network, recipe, self.device, self.team, method=method, side=self.config.input_size)

@@ -24,7 +24,7 @@ from gpu_parts import MODES, Part, callable_for, expected, flops, load, nbytes, 
 from gpu_time import Clock, against_floor, ceilings, peaks, percentiles
 
 #: Shares of the time: until everything has to be compiled, and for the measurements.
-_COMPILE_SHARE, _END_SHARE = 0.6, 0.93
+_COMPILE_SHARE, _END_SHARE = 0.68, 0.93
 _ROUNDS = 3
 _LONGEST = 0.1
 _COLUMNS = ("what", "batch", "mode", "cache", "p5_ms", "p50_ms", "p95_ms", "runs", "error", "GB_s", "TFLOP_s")

@@ -28,7 +28,7 @@ from poster_edge.models.poster import Poster
 
 Run = Callable[[], Any]
 #: Largest relative L2 error of a whole model's logits, backbones included; what rounding INT8 weights costs by itself
-#: comes on top where it is more, see :func:`_bar`.
+#: comes on top where it is more, see :func:`model_bar`.
 MODEL_BARS = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "w8a16": 1e-2}
 #: Below this two whole models cannot be told apart: each rounds in its own order.
 _MODEL_FLOORS = {"fp32": 2e-6, "fp16": 1e-3, "bf16": 8e-3, "w8a16": 1e-3}
@@ -118,10 +118,10 @@ def _exact_logits(name: str) -> Tensor:
 
 @functools.cache
 @torch.no_grad()
-def _rounding(name: str) -> float:
+def rounding(name: str, batch: int = 2) -> float:
     """Error of the logits with exact arithmetic on INT8 weights: the weights' affair, no kernel's."""
     model = random_model(name)
-    levels = cases.pyramid(model, images(model, 2))
+    levels = cases.pyramid(model, images(model, batch))
     fusion, tail = model.pyramid_fuse, model.double()
 
     def logits(precision: str) -> Tensor:
@@ -134,10 +134,11 @@ def _rounding(name: str) -> float:
     return relative(logits("w8a16"), logits("fp64"))
 
 
-def _bar(name: str, precision: str) -> float:
+def model_bar(name: str, precision: str, batch: int = 2) -> float:
+    """Largest relative L2 error of a whole model's logits for so many images."""
     if precision != "w8a16":
         return MODEL_BARS[precision]
-    return max(MODEL_BARS[precision], math.hypot(_rounding(name), MODEL_BARS["fp16"]))
+    return max(MODEL_BARS[precision], math.hypot(rounding(name, batch), MODEL_BARS["fp16"]))
 
 
 def _dispatched(name: str, precision: str, device: str) -> Iterator[Row]:
@@ -151,7 +152,7 @@ def _dispatched(name: str, precision: str, device: str) -> Iterator[Row]:
         with dispatch.use("triton:int8" if precision == "w8a16" else "triton"):
             found = model(given)
             error = relative(found, expected)
-            within = error <= _bar(name, precision) and (
+            within = error <= model_bar(name, precision) and (
                 precision == "w8a16" or error <= FACTOR * max(own, _MODEL_FLOORS[precision])
             )
             row = {"precision": precision, "error": error, "torch": own}

@@ -23,6 +23,7 @@ _TIMES = ("p20_ms", "p50_ms", "p80_ms", "p90_ms", "p90_estimate_ms", "p99_ms")
 MODELS = (
     "poster-nano",
     "poster-micro",
+    "poster-mini",
     "fer-vt-nano",
     "cf-dan-nano",
     "poster-t",

@@ -28,6 +28,7 @@ from poster_edge.runtime.bundle import load_bundle, zoo_names
 ZOO = {
     "poster-nano": "",
     "poster-micro": "",
+    "poster-mini": "",
     "fer-vt-nano": "",
     "cf-dan-nano": "",
     "poster-t": "small",

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from gpu_common import ROOT, Row, attempt, environment, exact_float32, explain, relative
-from gpu_compiled import Compiled
+from gpu_compiled import STREAMS, Compiled
 from gpu_parts import MODES, Part, callable_for, expected, flops, load, nbytes, part, quiet
 from gpu_time import Clock, against_floor, ceilings, peaks, percentiles
 
@@ -132,6 +132,7 @@ class Bench:
             return
         wanted = [("poster transformer", 1, "max-autotune-no-cudagraphs")]
         wanted += [(what, batch, "default") for what in ("poster transformer", "poster") for batch in (1, 8, 64)]
+        wanted += [("poster", batch, STREAMS) for batch in (1, 8, 64)]
         wanted.append(("poster-nano", 1, "default"))
         for what, batch, mode in wanted:
             threads = 10 if mode.startswith("max") else 3

@@ -3,6 +3,7 @@
     python benchmarks/gpu_compiled.py WHAT BATCH MODE [--cpu]
 
 compiles one part in one mode, says so on standard output, and times a call for each line on standard input.
+Modes are torch.compile's, and "streams": the backbones are compiled and the fused kernels compute the transformer.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from gpu_common import ROOT, explain, stop
 
 #: How a line that is meant for the parent begins; libraries print too.
 _MARK = "@@ "
+
+
+#: Mode in which the fused kernels compute the transformer.
+STREAMS = "streams"
 
 
 class Compiled:
@@ -99,6 +104,7 @@ def serve(what: str, batch: int, mode: str, device: str) -> None:
     from gpu_time import Clock
 
     from poster_edge.kernels import dispatch
+    from poster_edge.models.translated import translate
 
     exact_float32()
     began = time.monotonic()
@@ -106,16 +112,21 @@ def serve(what: str, batch: int, mode: str, device: str) -> None:
     p = part(what, batch, model, device)
     reference = expected(p)
     # Shapes are few: compiled for each.
-    options: dict[str, Any] = {} if mode == "default" else {"mode": mode}
-    fast = torch.compile(p.module, dynamic=False, **options)
+    options: dict[str, Any] = {} if mode in ("default", STREAMS) else {"mode": mode}
+    if mode == STREAMS:
+        translate(p.module)
+        fast = p.module
+    else:
+        fast = torch.compile(p.module, dynamic=False, **options)
     runs: dict[str, Callable[[], Any]] = {}
     errors: dict[str, float] = {}
-    with torch.no_grad(), dispatch.use("sdpa"):
+    with torch.inference_mode(), dispatch.use("triton" if mode == STREAMS else "sdpa"):
 
         def call() -> Any:
             return fast(*p.inputs)
 
-        name = "compile" if mode == "default" else f"compile {mode.removesuffix('-no-cudagraphs')}"
+        names = {"default": "compile", STREAMS: "fused + compile"}
+        name = names.get(mode, f"compile {mode.removesuffix('-no-cudagraphs')}")
         for _ in range(3):
             output = call()
         runs[name], errors[name] = call, relative(output, reference)

@@ -153,6 +153,12 @@ def runtime_options(command: _Command) -> _Command:
             is_flag=True,
             help="With torch on a GPU: capture the forward pass per batch size, replay it.",
         ),
+        click.option(
+            "--compile",
+            "compiled",
+            is_flag=True,
+            help="With torch: translate what the kernels do not compute with torch.compile; takes a minute.",
+        ),
     )
     for option in reversed(options):
         command = option(command)

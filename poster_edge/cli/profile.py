@@ -126,6 +126,8 @@ def _profile(
     gpu = nvml_index(runtime["device"], os.environ.get("CUDA_VISIBLE_DEVICES"))
     if layers and runtime["cuda_graph"]:
         raise click.UsageError("--layers: a CUDA graph is launched as a whole; leave --cuda-graph out")
+    if layers and runtime["compiled"]:
+        raise click.UsageError("--layers: what torch.compile has translated has no layers; leave --compile out")
     rails = find_rails(gpu=gpu, notify=console.message) if energy else []
     if layers or targets:
         require("onnx", purpose="count the operations of a model's layers")

@@ -29,6 +29,7 @@ def make_runner(
     plugin: PluginLibrary | None = None,
     kernels: str | None = None,
     cuda_graph: bool = False,
+    compiled: bool = False,
     notify: Callable[[str], None] | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Runner:
@@ -45,9 +46,15 @@ def make_runner(
         from poster_edge.runtime.torch_runner import TorchRunner
 
         return TorchRunner(
-            bundle, precision=precision, device=device, threads=threads, kernels=kernels, cuda_graph=cuda_graph
+            bundle,
+            precision=precision,
+            device=device,
+            threads=threads,
+            kernels=kernels,
+            cuda_graph=cuda_graph,
+            compiled=compiled,
         )
-    _check_not_torchs_own(runtime, precision, kernels, cuda_graph=cuda_graph)
+    _check_not_torchs_own(runtime, precision, kernels, cuda_graph=cuda_graph, compiled=compiled)
     if runtime == "auto":
         runtime = _choose(bundle, precision, device, notify)
     if runtime in ("tensorrt", "tensorrt-rtx"):
@@ -94,11 +101,14 @@ def plugin_for(path: Path, runtime: str, precision: str) -> PluginLibrary:
     return library
 
 
-def _check_not_torchs_own(runtime: str, precision: str, kernels: str | None, *, cuda_graph: bool) -> None:
+def _check_not_torchs_own(
+    runtime: str, precision: str, kernels: str | None, *, cuda_graph: bool, compiled: bool
+) -> None:
     """Refuse what only torch can serve."""
     asked = {
         f"--kernels {kernels}": kernels is not None,
         "--cuda-graph": cuda_graph,
+        "--compile": compiled,
         f"--precision {precision}": precision == "bf16",
     }
     for option in [o for o, given in asked.items() if given]:

@@ -72,6 +72,7 @@ class Classifier:
             precision of its kernels.
         kernels: what computes the cross-fusion, one of ``KERNELS``; for torch only.
         cuda_graph: replay the forward pass from CUDA graphs; for torch only.
+        compiled: torch.compile translates what the kernels do not compute; for torch only.
         notify: told in one line what "auto" had to pass over, and why a TensorRT engine is built.
         progress: told how far that build is, 0 to 1, and its phase; from another thread.
 
@@ -98,6 +99,7 @@ class Classifier:
         plugin: Path | None = None,
         kernels: str | None = None,
         cuda_graph: bool = False,
+        compiled: bool = False,
         notify: Callable[[str], None] | None = None,
         progress: Callable[[float, str], None] | None = None,
     ) -> None:
@@ -121,6 +123,7 @@ class Classifier:
             plugin=self.plugin,
             kernels=kernels,
             cuda_graph=cuda_graph,
+            compiled=compiled,
             notify=notify,
             progress=progress,
         )

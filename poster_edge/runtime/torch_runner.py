@@ -39,6 +39,8 @@ class TorchRunner:
         kernels: what computes the cross-fusion, a key of :mod:`poster_edge.kernels.dispatch`; it serves or
             raises.  None: ``POSTER_EDGE_KERNELS``, else the best that serves.
         cuda_graph: capture the forward pass once for each batch size and replay it; on a GPU only.
+        compiled: have torch.compile translate what the kernels do not compute, see
+            :mod:`poster_edge.models.translated`; from the second batch size on for any.
 
     Attributes:
         precision: of weights and activations.
@@ -53,6 +55,7 @@ class TorchRunner:
         threads: int | None = None,
         kernels: str | None = None,
         cuda_graph: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.precision = _precision(precision)
         self.file = weights_file(bundle)
@@ -63,7 +66,8 @@ class TorchRunner:
         self._dispatch = dispatch
         self._kernels = dispatch.asked() if kernels is None else kernels
         dispatch.parse(self._kernels)
-        self.bundle, self._threads, self._cuda_graph = bundle, threads, cuda_graph
+        self.bundle, self._threads = bundle, threads
+        self._cuda_graph, self._compiled = cuda_graph, compiled
         self._device = _device(self._torch, device)
         if cuda_graph and self._device.type != "cuda":
             raise UnavailableError(
@@ -82,6 +86,10 @@ class TorchRunner:
                 self._torch.set_num_threads(self._threads)
             stack.callback(self._forget)
             self._model = self._load()
+            if self._compiled:
+                from poster_edge.models.translated import translate
+
+                translate(self._model)
             ran = self._first_run()
             if self._cuda_graph:
                 from poster_edge.runtime.torch_graphs import CudaGraphs
@@ -91,8 +99,8 @@ class TorchRunner:
             if self._dispatch.interpreting() and any(n.startswith("triton") for n in ran):
                 names += ", interpreted"
             where = self._torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
-            graph = ", CUDA graph" if self._cuda_graph else ""
-            self.description = f"torch {_version(self._torch)} ({where}, {self.precision}, kernels {names}{graph})"
+            more = (", torch.compile" if self._compiled else "") + (", CUDA graph" if self._cuda_graph else "")
+            self.description = f"torch {_version(self._torch)} ({where}, {self.precision}, kernels {names}{more})"
             self._stack = stack.pop_all()
         return self
 
@@ -108,14 +116,14 @@ class TorchRunner:
 
         Raises:
             ValueError: another input than the manifest's.
-            PosterEdgeError: the GPU is out of memory, or the forward pass cannot be captured.
+            PosterEdgeError: the GPU is out of memory, or the forward pass cannot be captured or translated.
         """
         if self._model is None:
             raise RuntimeError("infer() before the runner was entered")
         manifest = self.bundle.manifest
         if list(feed) != [manifest.input_name]:
             raise ValueError(f"the feed has {list(feed)}, the network takes '{manifest.input_name}'")
-        with self._settings(), _failures(self._torch):
+        with self._settings(), _failures(self._torch), _untranslatable(compiled=self._compiled):
             x = self._torch.from_numpy(np.ascontiguousarray(feed[manifest.input_name]))
             x = x.to(self._device, self._dtype)
             out = self._graphs.run(x) if self._graphs is not None else self._model(x)
@@ -227,6 +235,23 @@ def _failures(torch: Any) -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as error:
         raise PosterEdgeError(
             f"the GPU is out of memory ({str(error).splitlines()[0]}): use smaller batches"
+        ) from error
+
+
+@contextmanager
+def _untranslatable(*, compiled: bool) -> Iterator[None]:
+    """What torch.compile cannot do, for want of a compiler for instance, in one line."""
+    if not compiled:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnavailableError(
+            f"--compile: torch.compile cannot translate the network here: {first}; leave it out"
         ) from error
 
 

@@ -1,8 +1,9 @@
-"""``train --compile`` with Inductor: an epoch on toy faces, really translated to C++, compiled and run."""
+"""``--compile`` with Inductor: an epoch on toy faces and a photo, really translated to C++, compiled and run."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -65,3 +66,21 @@ def test_without_a_compiler_it_says_so(tmp_path: Path, data: Path) -> None:
     assert done.returncode == 4, done.stderr
     assert "torch.compile cannot translate the network here" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs g++ on a CPU")
+@pytest.mark.parametrize("model", ["poster-nano", "poster-mini"])
+def test_a_photo_through_inductor(tmp_path: Path, model: str) -> None:
+    """POSTER's backbones are translated, its attention is torch's own; the answer is the untranslated network's."""
+    photo = ROOT / "poster_edge" / "zoo" / "samples" / "astronaut.jpg"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    found = []
+    for options in (["--compile"], []):
+        line = [sys.executable, "-m", "poster_edge", "run", "--model", model, "--runtime", "torch", *options]
+        line += ["--source", str(photo), "--jsonl", "-"]
+        done = subprocess.run(line, env=env, capture_output=True, text=True, check=False, timeout=1800)
+        assert done.returncode == 0, done.stderr
+        assert (", torch.compile)" in done.stderr) == bool(options)
+        found.append(json.loads(done.stdout.splitlines()[0])["faces"][0]["probabilities"])
+    assert list((tmp_path / "cache").rglob("*.cpp"))
+    assert found[0] == pytest.approx(found[1], abs=2e-4)

@@ -56,6 +56,7 @@ def test_run_gives_the_same_answer_and_names_what_ran(poster_edge: Command) -> N
         (["--precision", "bf16"], 2, "--precision bf16 is for --runtime torch, not auto"),
         (["--runtime", "openvino", "--kernels", "sdpa"], 2, "--kernels sdpa is for --runtime torch, not openvino"),
         (["--cuda-graph"], 2, "--cuda-graph is for --runtime torch"),
+        (["--runtime", "onnxruntime", "--compile"], 2, "--compile is for --runtime torch, not onnxruntime"),
         (["--runtime", "torch"], 4, "has no model.safetensors"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",

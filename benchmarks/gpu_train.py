@@ -59,8 +59,11 @@ _TEACHERS = ("cf-dan-48-trunk-0", "cf-dan-48-trunk-1")
 
 
 def teachers() -> list[Step]:
-    """The same network twice: of those that were tried it learns most in little time."""
-    options = (*_USUAL, "--mixup", "0.2", "--lr", "3e-3", "--weight-decay", "0.2")
+    """The same network twice: of those that were tried it learns most in little time.
+
+    In 49 epochs 68.35 %; with 3e-3 and a decay of 0.2, in 40 epochs, 67.2 %.
+    """
+    options = (*_USUAL, "--mixup", "0.2", "--lr", "2e-3", "--weight-decay", "0.1")
     return [
         Step(name, "cf-dan-48-trunk", name, (*options, "--seed", str(seed)), until=0.42)
         for seed, name in enumerate(_TEACHERS)

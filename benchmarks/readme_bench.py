@@ -22,7 +22,6 @@ _TIMES = ("p20_ms", "p50_ms", "p80_ms", "p90_ms", "p90_estimate_ms", "p99_ms")
 #: Order of the rows.
 MODELS = (
     "poster-nano",
-    "poster-micro",
     "poster-mini",
     "fer-vt-nano",
     "cf-dan-nano",

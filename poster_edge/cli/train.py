@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poster_edge.cli.options import data_options
+from poster_edge.cli.options import FiniteRange, data_options
 from poster_edge.cli.train_options import recipe_options, teacher_options, weight_options
 from poster_edge.cli.train_place import countdown, place_of, place_options
 from poster_edge.errors import UsageError
@@ -41,6 +41,11 @@ _MANY = 50_000
 @click.option("--folds", default=10, show_default=True, help="Number of folds.")
 @click.option("--landmarks", type=click.Path(path_type=Path), help=".npz of 68 landmarks per row; POSTER only.")
 @click.option("--landmark-epochs", default=8, show_default=True, help="Epochs of landmark pre-training.")
+@click.option(
+    "--landmark-lr",
+    type=FiniteRange(0, min_open=True),
+    help="Peak learning rate of landmark pre-training  [default: 4e-3].",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder [default: runs/train/MODEL].")
 @weight_options
 @recipe_options
@@ -74,6 +79,7 @@ def command(
     folds: int,
     landmarks: Path | None,
     landmark_epochs: int,
+    landmark_lr: float | None,
     output: Path | None,
     init: Path | None,
     transfer: Path | None,
@@ -106,6 +112,8 @@ def command(
 
     for package in ("torch", "safetensors"):
         require(package, purpose="train a model")
+    if landmark_lr is not None and landmarks is None:
+        raise UsageError("--landmark-lr is of the pre-training on --landmarks, which are not given")
     left, budget = countdown(stop_after), _budget(within, changes["epochs"])
     from poster_edge.calib.temperature import fit_temperature
     from poster_edge.data.faces import load_faces
@@ -138,6 +146,7 @@ def command(
             points,
             recipe=chosen,
             landmark_epochs=landmark_epochs,
+            landmark_lr=landmark_lr,
             device=where,
             reporter=reporter,
             weights=weights,

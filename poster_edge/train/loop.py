@@ -153,6 +153,7 @@ class Loop:
             compiled=device.compiled,
             probe=torch.zeros(2, 3, side, side, device=device.name) if self.team.size > 1 else None,
         )
+        self._rate_option = "--landmark-lr" if method == "landmarks" else "--lr"
         self._seed = 0
         self._graph: StepGraph | None = None
         self._loss_of: Callable[..., Tensor] | None = None
@@ -296,7 +297,8 @@ class Loop:
     def _check(self, loss: float) -> float:
         if not math.isfinite(loss):
             raise PosterEdgeError(
-                f"the loss became {loss} in epoch {self.progress.epoch + 1}: lower --lr and resume the run"
+                f"the loss became {loss} in epoch {self.progress.epoch + 1}: begin again with a lower "
+                f"{self._rate_option}"
             )
         return loss
 

@@ -57,6 +57,7 @@ class TrainingRun:
         points: landmarks of the same rows, or None to train without landmark pre-training.
         recipe: of the expression training; see :mod:`poster_edge.train.recipe_file`.
         landmark_epochs: epochs of landmark pre-training.
+        landmark_lr: its peak learning rate; None: that of its recipe.
         device: where to compute.
         reporter: told about progress.
         weights: files to start from instead of from scratch.
@@ -89,6 +90,7 @@ class TrainingRun:
         team: Team | None = None,
         images: str = "auto",
         budget: Budget | None = None,
+        landmark_lr: float | None = None,
     ) -> None:
         self.folder, self.faces, self.points = folder, faces, points
         if budget is not None:
@@ -96,7 +98,8 @@ class TrainingRun:
         self.recipe, self.device, self.reporter = recipe, device, reporter
         self.weights, self.teachers = weights or StartingWeights(), tuple(teachers)
         self.fold, self.team, self.budget = fold, team or Team(), budget
-        self.landmark_recipe = replace(LANDMARK_RECIPE, epochs=landmark_epochs, seed=recipe.seed)
+        rate = LANDMARK_RECIPE.lr if landmark_lr is None else landmark_lr
+        self.landmark_recipe = replace(LANDMARK_RECIPE, epochs=landmark_epochs, seed=recipe.seed, lr=rate)
         self.schedule_changes: list[dict[str, Any]] = []
         self._save_next = 0.0
         check_parts(recipe, self.team)

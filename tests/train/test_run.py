@@ -433,8 +433,13 @@ def test_exploding_loss_stops_the_run(tmp_path: Path, faces: FaceSet) -> None:
     run = start(tmp_path / "r", faces, epochs=2)
     with torch.no_grad():
         run.model.head.linear.weight.fill_(float("nan"))
-    with pytest.raises(PosterEdgeError, match="loss became nan"):
+    with pytest.raises(PosterEdgeError, match="loss became nan in epoch 1: begin again with a lower --lr$"):
         run.train_expression()
+    run = start(tmp_path / "points", faces, epochs=2)
+    with torch.no_grad():
+        run.model.face_landback.output_layer.linear.weight.fill_(float("nan"))
+    with pytest.raises(PosterEdgeError, match="begin again with a lower --landmark-lr$"):
+        run.train_landmarks()
 
 
 @pytest.mark.parametrize(

@@ -181,10 +181,11 @@ def _command(step: Step, runs: Path, data: Path, *, cpu: bool, minutes: float) -
     folder = runs / step.name
     command = [sys.executable, "-m", "poster_edge", "train", "--model", step.model, "-o", str(folder)]
     command += ["--data", str(data / "fer2013_train_valid.npz"), *step.options]
-    # What is left of the time is for the slower last epoch and for the end.
-    command += (
-        ["--within", f"{0.97 * minutes:.3f}"] if not (step.epochs or cpu) else ["--epochs", str(step.epochs or 2)]
-    )
+    if step.epochs or cpu:
+        command += ["--epochs", str(step.epochs or 2)]
+    else:
+        # The rest is for slower epochs and for the end.
+        command += ["--within", f"{0.97 * minutes:.3f}"]
     if step.landmarks:
         command += ["--landmarks", str(data / "fer2013_mesh_train_valid.npz")]
         command += ["--landmark-epochs", str(1 if cpu else step.landmarks)]

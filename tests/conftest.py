@@ -13,6 +13,15 @@ from poster_edge.export.tensorrt_api import RTX, TensorRt, installed, load
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 
 
+#: Files that take longest and would come last: processes that share the files end together when these begin early.
+_LONG = ("tests/train/test_run.py", "tests/train/test_distributed.py", "tests/train/test_recipes_run.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, all else in its order."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of data that is never committed; tests that need it skip where it is absent."""

@@ -120,7 +120,7 @@ def serve(what: str, batch: int, mode: str, device: str) -> None:
         fast = torch.compile(p.module, dynamic=False, **options)
     runs: dict[str, Callable[[], Any]] = {}
     errors: dict[str, float] = {}
-    with torch.inference_mode(), dispatch.use("triton" if mode == STREAMS else "sdpa"):
+    with torch.no_grad(), dispatch.use("triton" if mode == STREAMS else "sdpa"):
 
         def call() -> Any:
             return fast(*p.inputs)

@@ -1,4 +1,4 @@
-"""``torch.compile`` as a candidate: for comparison only, nothing else of this project runs it."""
+"""The whole network through ``torch.compile`` as a candidate: for comparison only."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def runtime_options(command: _Command) -> _Command:
             "--compile",
             "compiled",
             is_flag=True,
-            help="With torch: translate what the kernels do not compute with torch.compile; takes a minute.",
+            help="With torch: translate what the kernels do not compute with torch.compile; the start takes longer.",
         ),
     )
     for option in reversed(options):

@@ -64,7 +64,7 @@ _MANY = 50_000
 @click.option("--resume", is_flag=True, help="Go on with the run in --output.")
 @click.option(
     "--within",
-    type=float,
+    type=FiniteRange(0, min_open=True),
     metavar="MINUTES",
     help="As many epochs as fit into this time, by how long the first ones take, instead of --epochs.",
 )
@@ -183,8 +183,6 @@ def _budget(minutes: float | None, epochs: int | None) -> Budget | None:
         return None
     if epochs is not None:
         raise UsageError("--within finds the number of epochs itself: leave out --epochs")
-    if minutes <= 0:
-        raise UsageError(f"--within is {minutes:g} minutes: expected more than 0")
     return Budget(60 * minutes)
 
 

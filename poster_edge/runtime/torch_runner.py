@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,7 @@ class TorchRunner:
         dispatch.parse(self._kernels)
         self.bundle, self._threads = bundle, threads
         self._cuda_graph, self._compiled = cuda_graph, compiled
+        self._translated: Callable[[], AbstractContextManager[None]] = nullcontext
         self._device = _device(self._torch, device)
         if cuda_graph and self._device.type != "cuda":
             raise UnavailableError(
@@ -87,9 +88,10 @@ class TorchRunner:
             stack.callback(self._forget)
             self._model = self._load()
             if self._compiled:
-                from poster_edge.models.translated import translate
+                from poster_edge.models.translated import translatable, translate
 
                 translate(self._model)
+                self._translated = translatable
             ran = self._first_run()
             if self._cuda_graph:
                 from poster_edge.runtime.torch_graphs import CudaGraphs
@@ -123,7 +125,7 @@ class TorchRunner:
         manifest = self.bundle.manifest
         if list(feed) != [manifest.input_name]:
             raise ValueError(f"the feed has {list(feed)}, the network takes '{manifest.input_name}'")
-        with self._settings(), _failures(self._torch), _untranslatable(compiled=self._compiled):
+        with self._settings(), _failures(self._torch), self._translated():
             x = self._torch.from_numpy(np.ascontiguousarray(feed[manifest.input_name]))
             x = x.to(self._device, self._dtype)
             out = self._graphs.run(x) if self._graphs is not None else self._model(x)
@@ -235,23 +237,6 @@ def _failures(torch: Any) -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as error:
         raise PosterEdgeError(
             f"the GPU is out of memory ({str(error).splitlines()[0]}): use smaller batches"
-        ) from error
-
-
-@contextmanager
-def _untranslatable(*, compiled: bool) -> Iterator[None]:
-    """What torch.compile cannot do, for want of a compiler for instance, in one line."""
-    if not compiled:
-        yield
-        return
-    from torch._dynamo.exc import TorchDynamoException
-
-    try:
-        yield
-    except TorchDynamoException as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnavailableError(
-            f"--compile: torch.compile cannot translate the network here: {first}; leave it out"
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from poster_edge.errors import UnavailableError
+from poster_edge.models.translated import translatable
 from poster_edge.train.team import Team
 
 
@@ -45,13 +45,8 @@ class Compiled(nn.Module):
         Raises:
             UnavailableError: it cannot be translated here, for want of a compiler for instance.
         """
-        from torch._dynamo.exc import TorchDynamoException
-
-        try:
+        with translatable():
             return self._fast(x)
-        except TorchDynamoException as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UnavailableError(f"torch.compile cannot translate the network here: {first}; leave it out") from error
 
 
 def callable_for(model: nn.Module, method: str, team: Team, *, compiled: str, probe: Tensor | None) -> nn.Module:

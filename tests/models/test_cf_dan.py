@@ -20,7 +20,7 @@ from poster_edge.models.cf_dan import CfDan, ChannelAttention, Interaction, Spat
 from poster_edge.models.cf_dan_config import CF_DAN_CONFIGS, CfDanConfig
 from poster_edge.models.pcp import pcp_reference
 
-NANO, TRUNK, FULL, PROJECTED = CF_DAN_CONFIGS
+NANO, _, FULL, PROJECTED = CF_DAN_CONFIGS
 SWITCHES: dict[str, dict[str, object]] = {
     "whole": {},
     "no-dam": {"dam": False},

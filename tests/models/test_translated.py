@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from poster_edge.errors import UnavailableError
 from poster_edge.kernels import dispatch
 from poster_edge.models.build import build_network
 from poster_edge.models.config import model_config
-from poster_edge.models.translated import translate
+from poster_edge.models.translated import translatable, translate
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,22 @@ def test_same_answers_and_the_pyramid_left_alone(name: str, parts: set[str]) -> 
     if "poster" in name:
         # Traced, it would not have been there to choose who computes it.
         assert ran
+
+
+def test_two_translations_serve_every_batch() -> None:
+    network = build_network(model_config("poster-nano", num_classes=3)).eval()
+    translate(network, backend="eager")
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+    with torch.inference_mode():
+        for batch in (1, 3, 2, 5, 1, 8):
+            network(torch.zeros(batch, 3, 48, 48))
+    # Of both backbones: one for the first size, one for any other.
+    assert graphs["unique_graphs"] - before == 4
+
+
+def test_what_cannot_be_translated_is_one_line() -> None:
+    words = "torch.compile cannot translate the network here: .*no-such-backend"
+    with pytest.raises(UnavailableError, match=words), translatable():
+        torch.compile(torch.nn.Identity(), backend="no-such-backend")(torch.zeros(1))

@@ -14,7 +14,7 @@ help:
 	@echo "make rtx        add NVIDIA's TensorRT-RTX builder, 300 MB, whose tests skip without it (Linux x86-64)"
 	@echo "make lint       ruff;  make typecheck: mypy"
 	@echo "make campaign   the long tests;  make bench: regenerate benchmarks/results"
-	@echo "    make bench PART='zoo peers': some of startup, pcp, evaluation, crops, precisions, latency, zoo, peers"
+	@echo "    make bench PART='zoo peers': some of startup, pcp, evaluation, crops, precisions, latency, zoo, peers, video"
 	@echo "make gpu-check | gpu-train | gpu-bench   on a GPU machine, or CPU=1 at toy size, in MINUTES;"
 	@echo "    gpu-bench SWEEP=1 also tries the kernels' launch settings; COMMIT=... names the commit in the record;"
 	@echo "    gpu-train trains MODEL=A,B (default: two teachers, then poster-mini and poster-nano by them; by name alone:"

@@ -254,7 +254,7 @@ def _overlap() -> Row:
             seconds[overlaps], kept[overlaps] = time.perf_counter() - began, sink.results
     same = [r.frame.index for r in kept[True]] == list(range(60))
     error = max(
-        float(np.abs(a.faces[0].probabilities - b.faces[0].probabilities).max())
+        float(np.abs(a.faces[0].now.probabilities - b.faces[0].now.probabilities).max())
         for a, b in zip(kept[True], kept[False], strict=True)
     )
     note = f"{seconds[False] / seconds[True]:.2f} times as many frames a second, {1e3 * gpu_s:.2f} ms on either side"

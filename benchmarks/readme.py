@@ -18,6 +18,7 @@ import readme_gpu
 import readme_ingredients
 import readme_precision
 import readme_profile
+import readme_video
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -150,6 +151,7 @@ PAGES = {
     ROOT / "docs" / "tensorrt.md": lambda: readme_engines.page(RESULTS, table),
     ROOT / "docs" / "training.md": lambda: readme_ingredients.page(RESULTS, table),
     ROOT / "docs" / "profile.md": lambda: readme_profile.page(RESULTS, table),
+    ROOT / "docs" / "video.md": lambda: readme_video.page(RESULTS, table),
     ROOT / "docs" / "kernels.md": lambda: readme_gpu.tables(RESULTS, table),
 }
 

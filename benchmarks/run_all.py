@@ -152,6 +152,13 @@ def peers(shared: Path) -> None:
     _script("peers", "--data", str(shared / "data" / "fer2013_train_valid.npz"))
 
 
+def video(shared: Path) -> None:
+    """What following faces and averaging over time does, on two clips and on the validation faces."""
+    clips = ("panzoom_640x480_25fps.mp4", "short_hamilton_clip_noaudio.mp4")
+    given = [x for clip in clips for x in ("--clip", str(shared / "media" / clip))]
+    _script("steady", "--data", str(shared / "data" / "fer2013_train_valid.npz"), *given)
+
+
 def _script(name: str, *arguments: str) -> None:
     subprocess.run([sys.executable, f"benchmarks/{name}.py", *arguments], check=True, cwd=ROOT)
 
@@ -169,6 +176,7 @@ WITH_DATA: dict[str, Callable[[Path], None]] = {
     "latency": latency,
     "zoo": zoo,
     "peers": peers,
+    "video": video,
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poster_edge.cli.options import NamedPath, detector_options, runtime_options
+from poster_edge.cli.options import FiniteRange, NamedPath, detector_options, given_of, runtime_options
 
 if TYPE_CHECKING:
     from poster_edge.pipeline.frame import Source
@@ -33,6 +33,21 @@ if TYPE_CHECKING:
 @click.option("--jsonl", metavar="PATH|-", help="One JSON line per frame, to a file or to stdout.")
 @click.option("--show/--headless", default=False, help="Show the pictures in a window [default: headless].")
 @click.option("--blur", is_flag=True, help="Blur the faces in what is saved or shown.")
+@click.option(
+    "--smooth",
+    type=FiniteRange(0),
+    default=0.5,
+    show_default=True,
+    metavar="SECONDS",
+    help="Average each face's expression over the last SECONDS of a video or camera; 0: each frame by itself.",
+)
+@click.option(
+    "--min-probability",
+    type=FiniteRange(0, 1),
+    default=0.0,
+    metavar="P",
+    help="Call an expression uncertain that is less probable [default: 0, always name one].",
+)
 @click.option("--max-frames", type=click.IntRange(1), metavar="N", help="Stop after N frames.")
 @click.option("--vid-stride", type=click.IntRange(1), default=1, show_default=True, help="Every N-th frame of a video.")
 def command(
@@ -47,6 +62,8 @@ def command(
     jsonl: str | None,
     show: bool,
     blur: bool,
+    smooth: float,
+    min_probability: float,
     max_frames: int | None,
     vid_stride: int,
     **asked: Any,
@@ -70,6 +87,7 @@ def command(
         from poster_edge.pipeline.runner import run
         from poster_edge.pipeline.sources import open_source
         from poster_edge.pipeline.stages import Pipeline, painter
+        from poster_edge.pipeline.steady import Steadier
         from poster_edge.runtime.checkpoint_bundle import load_bundle_or_checkpoint
         from poster_edge.runtime.classifier import Classifier
         from poster_edge.vision.detect import choose_detector
@@ -84,6 +102,7 @@ def command(
             finder = choose_detector(detector, detector_model, conf=conf, notify=console.message)
             # Before the model, whose engine can take minutes to build: a camera that is missing is told at once.
             frames = open_source(spec, report=report, notify=console.message, vid_stride=vid_stride)
+            _check_moving(frames, source)
             bundle = load_bundle_or_checkpoint(model, runtime=asked["runtime"])
             if not bundle.manifest.has_trained_weights:
                 console.message(f"{bundle.folder} has random weights: its labels mean nothing, only its speed does")
@@ -97,7 +116,13 @@ def command(
             )
             sinks = _sinks(frames, save=save, jsonl=jsonl, show=show)
             advance = stack.enter_context(_Progress(frames, max_frames))
-            pipeline = Pipeline(finder, classifier, painter=painter(blur=blur) if save or show else None)
+            pipeline = Pipeline(
+                finder,
+                classifier,
+                painter=painter(blur=blur) if save or show else None,
+                steadier=Steadier(smooth, at_least=min_probability),
+                at_least=min_probability,
+            )
             tally.restart()
             try:
                 whole = run(frames, pipeline, sinks, tally=tally, max_frames=max_frames, advance=advance.step)
@@ -126,6 +151,13 @@ def _check_outputs(save: Path | None, jsonl: str | None) -> None:
         raise click.UsageError("--jsonl is empty; expected a file's name or -")
     if save is not None and jsonl not in (None, "-") and save.absolute() == Path(str(jsonl)).absolute():
         raise click.UsageError(f"--save and --jsonl are both {save}; each needs a name of its own")
+
+
+def _check_moving(frames: Source, source: str | None) -> None:
+    """Refuse options for videos where there is none."""
+    useless = "" if frames.moving else given_of(click.get_current_context(), ("smooth", "vid_stride"))
+    if useless:
+        raise click.UsageError(f"{useless} would have no effect: there is no video in {source}, only pictures")
 
 
 def _sinks(frames: Source, *, save: Path | None, jsonl: str | None, show: bool) -> list[Sink]:

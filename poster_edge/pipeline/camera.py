@@ -91,6 +91,7 @@ class Camera:
     """A camera or network stream as a source without an end."""
 
     live = True
+    moving = True
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class FileList:
         self.inputs = [str(p) for p in paths]
         self._paths = paths
         self._videos = {p for p in paths if is_video(p)}
+        self.moving = bool(self._videos)
         self._report = report
         self._stride = vid_stride
 

@@ -40,17 +40,61 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class FaceResult:
-    """A face, its label and the probabilities of all classes (C,)."""
+class Expression:
+    """What the network makes of a face.
 
-    face: Face
-    label: str
+    Attributes:
+        label: a class, or None where none is probable enough to be named.
+        probability: of the label, or of the class that is not named; 0 to 1.
+        probabilities: of all classes, (C,).
+    """
+
+    label: str | None
+    probability: float
     probabilities: NDArray[np.float64]
 
+    @classmethod
+    def of(
+        cls,
+        probabilities: NDArray[np.float64],
+        classes: tuple[str, ...],
+        *,
+        index: int | None = None,
+        at_least: float = 0.0,
+    ) -> Expression:
+        """Name the most probable class.
+
+        Args:
+            probabilities: of all classes, (C,).
+            classes: C names.
+            index: name this class instead.
+            at_least: name none that is less probable.
+        """
+        index = int(probabilities.argmax()) if index is None else index
+        probability = float(probabilities[index])
+        return cls(classes[index] if probability >= at_least else None, probability, probabilities)
+
+
+@dataclass(frozen=True)
+class FaceResult:
+    """A face and its expression.
+
+    Attributes:
+        face: where it is.
+        now: its expression by this picture alone.
+        track: its number in a video, the same as long as it is seen; None in a picture that stands alone.
+        steady: its expression over the last moments of a video; None where nothing is averaged.
+    """
+
+    face: Face
+    now: Expression
+    track: int | None = None
+    steady: Expression | None = None
+
     @property
-    def probability(self) -> float:
-        """Probability of the label, 0 to 1."""
-        return float(self.probabilities.max())
+    def shown(self) -> Expression:
+        """The expression that is drawn, printed and counted."""
+        return self.steady or self.now
 
 
 @dataclass
@@ -80,10 +124,12 @@ class Source(Protocol):
     Attributes:
         inputs: files that are read, so that nothing overwrites them.
         live: a camera or stream without an end of its own.
+        moving: whether there is a video, camera or stream in it, whose pictures follow one another.
     """
 
     inputs: list[str]
     live: bool
+    moving: bool
 
     def total(self) -> int | None:
         """Number of frames to come, where it is known before."""

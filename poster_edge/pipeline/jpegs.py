@@ -80,6 +80,7 @@ class JpegStream:
     """Standard input as a source: every frame is taken, in order."""
 
     live = False
+    moving = True
 
     def __init__(self, stream: BinaryIO, *, report: Report, vid_stride: int = 1) -> None:
         """Take the stream; nothing is read yet.

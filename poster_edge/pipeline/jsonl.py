@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from poster_edge.errors import PosterEdgeError, UsageError
-from poster_edge.pipeline.frame import FaceResult, FrameResult
+from poster_edge.pipeline.frame import Expression, FaceResult, FrameResult
 
 
 def as_record(result: FrameResult) -> dict[str, Any]:
@@ -30,9 +30,15 @@ def _face(found: FaceResult, classes: tuple[str, ...]) -> dict[str, Any]:
     return {
         "box": [round(v, 1) for v in found.face.box],
         "score": round(found.face.score, 4),
-        "label": found.label,
-        "probabilities": {name: round(float(p), 4) for name, p in zip(classes, found.probabilities, strict=True)},
+        "track": found.track,
+        **_expression(found.now, classes),
+        "steady": found.steady and _expression(found.steady, classes),
     }
+
+
+def _expression(found: Expression, classes: tuple[str, ...]) -> dict[str, Any]:
+    named = zip(classes, found.probabilities, strict=True)
+    return {"label": found.label, "probabilities": {name: round(float(p), 4) for name, p in named}}
 
 
 class JsonLines:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from poster_edge.pipeline.frame import FrameResult
+from poster_edge.pipeline.frame import Expression, FrameResult
 from poster_edge.pipeline.stages import STAGES
+from poster_edge.vision.draw import UNCERTAIN
 
 #: Frames whose latencies are kept for the percentiles; a camera may run for weeks.
 _KEPT = 100_000
@@ -23,12 +24,13 @@ def describe(result: FrameResult) -> str:
     line = f"{result.frame.source}: {count or 'no'} face{'' if count == 1 else 's'}"
     if not count:
         return line
-    named = [
-        f"{f.label} {f.probability * 100:.0f} % ({' '.join(str(round(v)) for v in f.face.box)})"
-        for f in result.faces[:_NAMED]
-    ]
+    named = [f"{_name(f.shown)} ({' '.join(str(round(v)) for v in f.face.box)})" for f in result.faces[:_NAMED]]
     rest = [f"and {count - _NAMED} smaller ones"] if count > _NAMED else []
     return f"{line}: {', '.join(named + rest)}"
+
+
+def _name(expression: Expression) -> str:
+    return f"{expression.label} {expression.probability * 100:.0f} %" if expression.label else UNCERTAIN
 
 
 @dataclass
@@ -37,13 +39,15 @@ class Tally:
 
     Attributes:
         frames: frames processed.
-        faces: faces named in them.
-        labels: label -> faces.
+        faces: faces found in them.
+        tracks: numbers that were given to faces of videos.
+        labels: label that was shown -> faces.
         problems: inputs that could not be read, or not to their end.
     """
 
     frames: int = 0
     faces: int = 0
+    tracks: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     problems: int = 0
     _latency: dict[str, deque[float]] = field(default_factory=dict)
@@ -54,7 +58,8 @@ class Tally:
         """Count one frame's result."""
         self.frames += 1
         self.faces += len(result.faces)
-        self.labels.update(f.label for f in result.faces)
+        self.labels.update(f.shown.label or UNCERTAIN for f in result.faces)
+        self.tracks = max([self.tracks, *(f.track or 0 for f in result.faces)])
         for stage, ms in (*result.latency_ms.items(), ("total", sum(result.latency_ms.values()))):
             self._latency.setdefault(stage, deque(maxlen=_KEPT)).append(ms)
 
@@ -78,9 +83,10 @@ class Tally:
 
     def headline(self) -> str:
         """The summary's first line: frames, faces, FPS, labels, inputs that could not be read."""
+        tracks = f" in {self.tracks} track{'' if self.tracks == 1 else 's'}" if self.tracks else ""
         parts = [
             f"{self.frames} frame{'' if self.frames == 1 else 's'}",
-            f"{self.faces} face{'' if self.faces == 1 else 's'}",
+            f"{self.faces} face{'' if self.faces == 1 else 's'}{tracks}",
         ]
         parts.append(f"{self.fps:.1f} FPS")
         if self.problems:

@@ -17,16 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.config import Preprocess
-from poster_edge.pipeline.frame import FaceResult, Frame, FrameResult
+from poster_edge.pipeline.frame import Expression, FaceResult, Frame, FrameResult
+from poster_edge.pipeline.steady import Steadier
 from poster_edge.runtime.classifier import require_finite
 from poster_edge.vision.align import crop_face, usable
 from poster_edge.vision.draw import draw_faces
 from poster_edge.vision.faces import Detector, Face, Image
 
-#: The stages in their order; each is a key of :attr:`FrameResult.latency_ms`, "draw" only if drawn.  "wait" is
-#: there only where the next frame was worked on meanwhile: what lay between giving the faces to the runtime and
-#: having the answer, less "infer".  The sum is the time from capture to result either way.
-STAGES = ("capture", "detect", "align", "preprocess", "infer", "wait", "draw")
+#: The stages in their order; each is a key of :attr:`FrameResult.latency_ms`, "track" only where faces are followed,
+#: "draw" only if drawn.  "wait" is there only where the next frame was worked on meanwhile: what lay between giving
+#: the faces to the runtime and having the answer, less "infer".  The sum is the time from capture to result either way.
+STAGES = ("capture", "detect", "align", "preprocess", "infer", "wait", "track", "draw")
 #: The same with more told apart, for a pipeline that is ``detailed``: decoding that "capture" holds otherwise,
 #: copies to a GPU and back that "infer" holds (where the runtime can tell them), and what is left to do with the
 #: network's answer.
@@ -108,6 +109,8 @@ class Pipeline:
         classifier: FaceClassifier,
         *,
         painter: Painter | None = None,
+        steadier: Steadier | None = None,
+        at_least: float = 0.0,
         detailed: bool = False,
     ) -> None:
         """Join the stages.
@@ -116,11 +119,15 @@ class Pipeline:
             detector: finds the faces.
             classifier: names their expressions; its manifest says how they are cropped.
             painter: draws the result, where it is to be seen.
+            steadier: follows the faces of videos.
+            at_least: probability below which no expression is named.
             detailed: measure ``DETAILED_STAGES``; one frame after the other, so that they do not mix.
         """
         self._detector = detector
         self._classifier = classifier
         self._painter = painter
+        self._steadier = steadier
+        self._at_least = at_least
         self._detailed = detailed
         overlaps = getattr(classifier, "overlaps", False) and not detailed
         self._async = cast(OverlappingClassifier, classifier) if overlaps else None
@@ -175,9 +182,12 @@ class Pipeline:
         where = f"{result.frame.source}, frame {result.frame.index}"
         require_finite(rows, where=where, runtime=result.runtime)
         for face, row in zip(started.faces, rows, strict=True):
-            result.faces.append(FaceResult(face, self._classifier.classes[int(row.argmax())], row))
+            result.faces.append(FaceResult(face, Expression.of(row, result.classes, at_least=self._at_least)))
         if self._detailed:
             clock["post"] = clock.get("post", 0.0) + 1e3 * (time.perf_counter() - began)
+        if self._steadier and result.frame.kind != "image":
+            with _timed(clock, "track"):
+                self._steadier(result)
         if self._painter:
             with _timed(clock, "draw"):
                 result.drawn = self._painter(result)
@@ -208,7 +218,8 @@ def painter(*, blur: bool = False) -> Painter:
 
     def paint(result: FrameResult) -> Image:
         faces = [f.face for f in result.faces]
-        rows = [f.probabilities for f in result.faces]
-        return draw_faces(result.frame.image, faces, rows, result.classes, blur=blur)
+        shown = [f.shown for f in result.faces]
+        rows, labels = [s.probabilities for s in shown], [s.label for s in shown]
+        return draw_faces(result.frame.image, faces, rows, result.classes, labels=labels, blur=blur)
 
     return paint

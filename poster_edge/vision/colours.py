@@ -19,8 +19,13 @@ _COLOURS: dict[str, Colour] = {
 }
 
 
-def colour_of(label: str, classes: tuple[str, ...]) -> Colour:
-    """The colour of a class as BGR; classes without a colour of their own get one by their index."""
+_NO_CLASS = (150, 150, 150)
+
+
+def colour_of(label: str | None, classes: tuple[str, ...]) -> Colour:
+    """The colour of a class as BGR; classes without a colour of their own get one by their index, None gray."""
+    if label is None:
+        return _NO_CLASS
     if label in _COLOURS:
         return _COLOURS[label]
     red, green, blue = colorsys.hsv_to_rgb(classes.index(label) / len(classes), 0.65, 0.95)

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from poster_edge.vision.colours import Colour, colour_of, ink_on
 from poster_edge.vision.faces import Face, Image
 
+#: What stands in a label's place where no class is probable enough.
+UNCERTAIN = "uncertain"
+
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 #: Height of a capital letter at font scale 1 (px), and what the lines below want.
 _CAPITAL_PX = 22.0
@@ -59,6 +62,7 @@ def draw_faces(
     probabilities: Sequence[NDArray[np.float64]],
     classes: tuple[str, ...],
     *,
+    labels: Sequence[str | None] | None = None,
     blur: bool = False,
 ) -> Image:
     """Draw boxes with label and probability, and bars of all classes where there is room for them.
@@ -71,6 +75,7 @@ def draw_faces(
         faces: N faces.
         probabilities: N arrays (C,).
         classes: C names.
+        labels: N classes to name, None for none; left out: the most probable ones.
         blur: make the faces unrecognisable.
 
     Returns:
@@ -83,9 +88,12 @@ def draw_faces(
     unit = max(image.shape[:2]) / _REFERENCE_PX
     boxes = [_box(face, image) for face in faces]
     taken = [b for b in boxes if b.width and b.height]
-    items = [(box, row, classes[int(row.argmax())]) for box, row in zip(boxes, probabilities, strict=True)]
+    if labels is None:
+        labels = [classes[int(row.argmax())] for row in probabilities]
+    items = list(zip(boxes, probabilities, labels, strict=True))
     for box, row, label in items:
-        taken.append(_draw_label(canvas, box, label, float(row.max()), colour_of(label, classes), unit, taken))
+        text = UNCERTAIN if label is None else f"{label} {row[classes.index(label)] * 100:.0f}%"
+        taken.append(_draw_label(canvas, box, text, colour_of(label, classes), unit, taken))
     for box, row, _ in items:
         panel = _place_panel(box, classes, taken, image, unit)
         if panel:
@@ -131,13 +139,10 @@ def _text_size(text: str, capital_px: float) -> tuple[int, int, float, int]:
     return width, round(capital_px), scale, stroke
 
 
-def _draw_label(
-    canvas: Image, box: Rect, label: str, probability: float, colour: Colour, unit: float, taken: list[Rect]
-) -> Rect:
+def _draw_label(canvas: Image, box: Rect, text: str, colour: Colour, unit: float, taken: list[Rect]) -> Rect:
     """Draw a box with its label above, below or inside it; returns the label's rectangle."""
     line = max(1, round(min(1.6 * unit, min(box.width, box.height) / 20)))
     cv2.rectangle(canvas, (box.left, box.top), (box.right - 1, box.bottom - 1), colour, line, cv2.LINE_AA)
-    text = f"{label} {probability * 100:.0f}%"
     capital_px = _label_height(text, box, canvas, unit)
     width, height, scale, stroke = _text_size(text, capital_px)
     pad = max(1, round(0.27 * capital_px))

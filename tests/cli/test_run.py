@@ -109,7 +109,8 @@ class TestOutput:
         assert list(record) == ["frame", "time_s", "source", "faces", "latency_ms", "runtime"]
         assert record["source"] == str(SAMPLE)
         (found,) = record["faces"]
-        assert list(found) == ["box", "score", "label", "probabilities"]
+        assert list(found) == ["box", "score", "track", "label", "probabilities", "steady"]
+        assert found["track"] is found["steady"] is None
         assert len(found["box"]) == 4
         assert 0.6 <= found["score"] <= 1
         assert set(found["probabilities"]) == CLASSES
@@ -140,6 +141,30 @@ class TestOutput:
         cv2.imwrite(str(tmp_path / "crop.png"), np.full((48, 48), 99, np.uint8))
         (record,) = run("-s", tmp_path / "crop.png", "--jsonl", "-", detector="none").records
         assert record["faces"][0]["box"] == [0, 0, 48, 48]
+
+    def test_faces_of_a_video_are_followed_and_averaged(self, run: Run, clip: Path) -> None:
+        done = run("-s", clip, "--jsonl", "-")
+        assert "12 faces in 1 track" in done.err
+        assert list(done.records[0]["latency_ms"])[-1] == "track"
+        faces = [r["faces"][0] for r in done.records]
+        assert [f["track"] for f in faces] == [1] * 12
+        assert list(faces[0]["steady"]) == ["label", "probabilities"]
+        assert faces[0]["steady"]["probabilities"] == faces[0]["probabilities"]
+        rows = np.array([[f["probabilities"][name] for name in sorted(CLASSES)] for f in faces])
+        steady = np.array([[f["steady"]["probabilities"][name] for name in sorted(CLASSES)] for f in faces])
+        assert np.abs(np.diff(steady[3:], axis=0)).sum() < np.abs(np.diff(rows[3:], axis=0)).sum()
+
+    def test_smooth_0_follows_and_averages_nothing(self, run: Run, clip: Path) -> None:
+        done = run("-s", clip, "--jsonl", "-", "--smooth", 0)
+        assert {(f["track"], f["steady"]) for r in done.records for f in r["faces"]} == {(1, None)}
+
+    def test_what_is_not_probable_enough_is_uncertain(self, run: Run, clip: Path, tmp_path: Path) -> None:
+        photo = run("-s", SAMPLE, "--min-probability", 1)
+        assert f"{SAMPLE}: 1 face: uncertain (" in photo.out
+        assert "; uncertain 1" in photo.err
+        done = run("-s", clip, "--min-probability", 1, "--jsonl", "-", "--save", tmp_path / "out.avi")
+        assert {(f["label"], f["steady"]["label"]) for r in done.records for f in r["faces"]} == {(None, None)}
+        assert "; uncertain 12" in done.err
 
     def test_jpegs_on_stdin(self, run: Run, face: np.ndarray) -> None:
         done = run("-s", "-", "--jsonl", "-", stdin=jpeg(face) * 3)
@@ -352,6 +377,11 @@ class TestBadInput:
             (("-s", "x.jpg", "--vid-stride", "0"), 2),
             (("-s", "x.jpg", "--conf", "2"), 2),
             (("-s", "x.jpg", "--blur"), 2),
+            (("-s", "x.jpg", "--smooth", "-1"), 2),
+            (("-s", "x.jpg", "--smooth", "nan"), 2),
+            (("-s", "x.jpg", "--min-probability", "1.5"), 2),
+            (("-s", str(SAMPLE), "--smooth", "1"), 2),
+            (("-s", str(SAMPLE), "--vid-stride", "2"), 2),
             (("-s", "x.jpg", "--detector-model", "x.onnx"), 2),
             (("-s", "x.jpg", "--runtime", "magic"), 2),
         ],
@@ -439,6 +469,20 @@ class TestRealThing:
         assert done.code == 0
         (record,) = done.records
         assert len(record["faces"]) == 1
+
+    def test_a_clip_with_cuts_is_followed_and_flickers_less(self, run: Run, media: Path, default: str) -> None:
+        clip = media / "short_hamilton_clip_noaudio.mp4"
+        records = run("-s", clip, "--jsonl", "-", model=default, detector="yunet").records
+        raw, steady, last = 0, 0, {}
+        for face in (f for r in records for f in r["faces"]):
+            labels = face["label"], face["steady"]["label"]
+            before = last.get(face["track"], labels)
+            raw, steady = raw + (labels[0] != before[0]), steady + (labels[1] != before[1])
+            last[face["track"]] = labels
+        assert steady < raw / 4
+        for record in records:
+            tracks = [f["track"] for f in record["faces"]]
+            assert len(set(tracks)) == len(tracks)
 
     def test_clip_is_processed_and_saved(self, run: Run, media: Path, tmp_path: Path) -> None:
         clip = media / "short_hamilton_clip_noaudio.mp4"

@@ -133,9 +133,9 @@ def test_the_results_are_onnxruntimes_and_in_order(on_double: Classifier, on_cpu
     assert overlapped.indices == plain.indices == list(range(15))
     assert sum(len(r.faces) for r in plain.results) > 10
     for ours, theirs in zip(overlapped.results, plain.results, strict=True):
-        assert [f.label for f in ours.faces] == [f.label for f in theirs.faces]
+        assert [f.now.label for f in ours.faces] == [f.now.label for f in theirs.faces]
         for mine, other in zip(ours.faces, theirs.faces, strict=True):
-            np.testing.assert_allclose(mine.probabilities, other.probabilities, atol=1e-6)
+            np.testing.assert_allclose(mine.now.probabilities, other.now.probabilities, atol=1e-6)
     assert overlapped.end == "closed"
 
 

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from poster_edge.vision.faces import Image
 
-#: Cells of a frame that are compared, by columns and rows, and about how many pixels a side each is averaged over.
+#: Cells of a frame that are compared, by columns and rows, and how many points a side each is averaged over.
 _CELLS = (16, 12)
 _SAMPLES = 4
 #: Correlation of two successive frames' cells below which there is a cut between them.  On two clips with 7 cuts
-#: these have 0.49 at most, all other pairs 0.77 at least.
+#: these have 0.51 at most, all other pairs 0.74 at least.
 LIKENESS = 0.6
 #: Standard deviation, in levels of 255, of cells that are too alike to be compared: a dark or covered camera.
 _FLAT = 4.0
@@ -45,8 +45,8 @@ class CutDetector:
 
 def _cells(bgr: Image) -> NDArray[np.float32]:
     """Mean light of each cell, less the whole picture's."""
-    height, width = bgr.shape[:2]
-    step = max(1, min(width // (_SAMPLES * _CELLS[0]), height // (_SAMPLES * _CELLS[1])))
-    small = cv2.resize(bgr[::step, ::step], _CELLS, interpolation=cv2.INTER_AREA)
-    light = small.mean(axis=2, dtype=np.float32)
+    points = cv2.resize(bgr, (_SAMPLES * _CELLS[0], _SAMPLES * _CELLS[1]), interpolation=cv2.INTER_NEAREST)
+    light = cv2.cvtColor(cv2.resize(points, _CELLS, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY).astype(
+        np.float32
+    )
     return np.asarray(light - light.mean(), np.float32)

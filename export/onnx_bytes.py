@@ -76,6 +76,20 @@ def metadata(data: bytes) -> dict[str, str]:
     return found
 
 
+def fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Number of every field of a message, where it begins with its key, where its content begins, and where it ends.
+
+    Raises:
+        ValueError: no protobuf message.
+    """
+    position = 0
+    while position < len(data):
+        begin = position
+        key, position = _varint(data, position, len(data))
+        _, start, position = _field(data, position, len(data), key & 7)
+        yield key >> 3, begin, start, position
+
+
 def _texts(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Number, start and end of every length-delimited field of a message."""
     while position < end:

@@ -15,7 +15,8 @@ from poster_edge.vision import haar as haar_module
 from poster_edge.vision.detect import choose_detector
 from poster_edge.vision.faces import Detector, Image, WholePicture
 from poster_edge.vision.haar import Haar, squash
-from poster_edge.vision.yunet import MODEL_NAME, MODEL_VARIABLE, YuNet, find_yunet_model
+from poster_edge.vision.yunet import MODEL_NAME, MODEL_VARIABLE, YuNet, _padded, find_yunet_model
+from poster_edge.vision.yunet_decode import decode
 
 SAMPLE = Path(poster_edge.__file__).parent / "zoo" / "samples" / "astronaut.jpg"
 
@@ -55,6 +56,35 @@ def centre_is_near(detector: Detector, picture: Image, *, fine: bool = False) ->
     (face,) = detector.detect(picture, fine=fine)
     x, y, w, h = face.box
     return abs(x + w / 2 - width / 2) < 0.2 * w and abs(y + h / 2 - height / 2) < 0.2 * h
+
+
+@pytest.mark.parametrize("size", [(640, 480), (333, 250), (65, 97), (640, 360)], ids=str)
+def test_yunet_finds_what_opencvs_own_detector_finds(model: Path, media: Path, size: tuple[int, int]) -> None:
+    """Boxes, points, scores and order, to a thousandth of a pixel."""
+    oracle = cv2.FaceDetectorYN.create(str(model), "", size, 0.3, 0.3, 5000)
+    ours = YuNet(model, conf=0.3)
+    count = 0
+    for path in sorted(media.glob("*.jpg")):
+        picture = np.asarray(cv2.resize(cv2.imread(str(path)), size), np.uint8)  # type: ignore[arg-type]
+        found = oracle.detect(picture)[1]
+        expected = np.empty((0, 15), np.float32) if found is None else found
+        np.testing.assert_allclose(ours._rows(_padded(picture)), expected, atol=1e-3)
+        count += len(expected)
+    assert count >= 8
+
+
+def test_yunets_network_may_give_anything(model: Path) -> None:
+    """Numbers that are none make no face, and no warning."""
+    cells = {8: 64, 16: 16, 32: 4}
+    for value in (np.nan, np.inf, -np.inf, 1e30):
+        outputs = {
+            f"{kind}_{stride}": np.full((1, cells[stride], width), 1 if kind in ("cls", "obj") else value, np.float32)
+            for kind, width in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10))
+            for stride in cells
+        }
+        assert decode(outputs, 64, 0.6).shape == (0, 15)
+        nothing = {name: np.full_like(array, value) for name, array in outputs.items()}
+        assert decode(nothing, 64, 0.6).shape == (0, 15)
 
 
 @pytest.mark.parametrize("face_px", [20, 60, 200, 400])
@@ -175,7 +205,9 @@ def test_yunet_by_name_without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["auto", "yunet"])
-@pytest.mark.parametrize("content", [None, b"", b"not a model"], ids=["missing", "empty", "text"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"not a model", bytes(17 << 20)], ids=["missing", "empty", "text", "large"]
+)
 def test_a_model_that_is_none(tmp_path: Path, name: str, content: bytes | None) -> None:
     path = tmp_path / "some.onnx"
     if content is not None:

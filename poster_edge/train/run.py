@@ -194,8 +194,17 @@ class TrainingRun:
         table = targets.smoothed(self.labels, len(self.faces.classes), smoothing, soft=soft)
         if self.judges is not None and recipe.teacher_view == "plain":
             share = recipe.teacher_weight
-            table = (1 - share) * table + share * self.judges.opinions(self.faces, train, self.images)
+            table = (1 - share) * table + share * self._opinions(self.judges, train)
         return table
+
+    def _opinions(self, judges: Teachers, train: Tensor) -> Tensor:
+        """What teachers think of the rows ``train``, (N, C); each process asks them about a part."""
+        own = train.tensor_split(self.team.size)[self.team.rank]
+        self.reporter.start("teachers", judges.pieces(len(own)))
+        found = judges.opinions(self.faces, own, self.images, self.reporter.tick)
+        out = torch.zeros_like(found)
+        out[train] = self.team.gather(found[own])
+        return out
 
     def train_landmarks(self, *, stop_after_s: float | None = None) -> dict[str, float] | None:
         """Pre-train the landmark stream; returns its validation errors over face size, None when time ran out."""

@@ -8,7 +8,7 @@ from is what the teacher judges); Reed et al., "Training Deep Neural Networks on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,14 +93,21 @@ class Teachers:
             out.append(torch.stack(views).mean(dim=0))
         return torch.cat(out)
 
+    def pieces(self, count: int) -> int:
+        """Parts in which they are asked for their opinions of so many images."""
+        return sum(-(-count // at_once(t.preprocess.size, self.device)) for t in self.teachers)
+
     @torch.no_grad()
-    def opinions(self, faces: FaceSet, rows: Tensor, images: Tensor | Pictures) -> Tensor:
+    def opinions(
+        self, faces: FaceSet, rows: Tensor, images: Tensor | Pictures, tick: Callable[[], None] = lambda: None
+    ) -> Tensor:
         """Their mean probabilities (N, C) for unchanged images, averaged over both mirrorings.
 
         Args:
             faces: all N; a teacher of another size or colour sees them as it learned to, in full detail.
             rows: those that are computed, (R,); the others stay 0 and must not be trained on.
             images: the run's (N, K, S, S) uint8, for teachers that are fed alike.
+            tick: called after each of the pieces.
 
         Raises:
             InputError: an image cannot be read.
@@ -112,6 +119,7 @@ class Teachers:
                 pixels = seen[chosen.to(seen.device)].to(self.device.name).float() / 255
                 views = [teacher.probabilities(view, self.device) for view in (pixels, pixels.flip(3))]
                 out[chosen] += torch.stack(views).mean(dim=0).cpu()
+                tick()
         return out / len(self.teachers)
 
     def _alike(self, teacher: Teacher) -> bool:

@@ -17,10 +17,14 @@ import pytest
 import torch
 
 from poster_edge.cli.main import cli
+from poster_edge.config import Preprocess
+from poster_edge.models.build import build_network
+from poster_edge.models.checkpoint import ModelInfo, save_checkpoint
+from poster_edge.models.config import model_config
 from poster_edge.train.state import load_state
 
-#: BatchNorm everywhere, SAM, mixed pairs, a random order with replacement, averaged weights; rates that do not
-#: depend on the number of epochs.
+#: BatchNorm everywhere, SAM, mixed pairs, a random order with replacement, averaged weights, a teacher that each asks
+#: about its part of the images; rates that do not depend on the number of epochs.
 RECIPE = """
 about = "all that several processes have to agree on"
 model = "cf-dan-nano"
@@ -56,7 +60,16 @@ def arguments(tmp_path: Path) -> list[str]:
         image[24 * label : 24 * label + 24] += 120
     np.savez(tmp_path / "d.npz", images=images, labels=labels, classes=np.array(["happy", "sad"]))
     (tmp_path / "r.toml").write_text(RECIPE)
-    return ["train", "--recipe", str(tmp_path / "r.toml"), "--data", str(tmp_path / "d.npz"), "--device", "cpu"]
+    torch.manual_seed(0)
+    teacher = build_network(model_config("cf-dan-nano", num_classes=2))
+    info = ModelInfo("cf-dan-nano", ("happy", "sad"), Preprocess(size=48, colour="gray"), "custom")
+    save_checkpoint(tmp_path / "t.safetensors", teacher.state_dict(), info)
+    teaching = ["--teacher", str(tmp_path / "t.safetensors"), "--teacher-view", "plain"]
+    return [
+        "train",
+        *("--recipe", str(tmp_path / "r.toml"), "--data", str(tmp_path / "d.npz"), "--device", "cpu"),
+        *teaching,
+    ]
 
 
 def test_two_processes_do_what_one_does(tmp_path: Path, arguments: list[str]) -> None:

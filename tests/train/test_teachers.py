@@ -158,7 +158,9 @@ def test_opinions_do_not_depend_on_mirroring(files: list[Path]) -> None:
     images = torch.randint(0, 256, (5, 1, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     faces = FaceSet("f", CLASSES, np.zeros(5, np.int64), lambda i: images[i, 0].numpy(), np.full(5, "train"))
     teachers, rows = asked(files), torch.tensor([0, 3])
-    plain = teachers.opinions(faces, rows, images)
+    ticks: list[None] = []
+    plain = teachers.opinions(faces, rows, images, lambda: ticks.append(None))
+    assert len(ticks) == teachers.pieces(len(rows)) == len(files)
     torch.testing.assert_close(plain, teachers.opinions(faces, rows, images.flip(3)), atol=1e-5, rtol=0)
     torch.testing.assert_close(plain[rows].sum(dim=1), torch.ones(2))
     assert not plain[[1, 2, 4]].any()

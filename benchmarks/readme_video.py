@@ -1,4 +1,4 @@
-"""Figures of docs/video.md: how calm labels are, what averaging gains, what is left when weak ones are not named."""
+"""Figures of docs/video.md: calm labels, accuracy of averages, faces left uncertain, frames a second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ Table = Callable[[list[str], list[list[str]]], str]
 def page(results: Path, table: Table) -> str:
     """All tables."""
     report = json.loads((results / "steady.json").read_text())
-    return "\n\n".join([_clips(report, table), _second(report), _uncertain(report, table)])
+    overlap = json.loads((results / "overlap.json").read_text())
+    detector = json.loads((results / "detector.json").read_text())
+    parts = [_clips(report, table), _second(report), _uncertain(report, table)]
+    return "\n\n".join([*parts, _detector(detector, table), _overlap(overlap, table)])
 
 
 def _clips(report: dict[str, Any], table: Table) -> str:
@@ -63,4 +66,39 @@ def _uncertain(report: dict[str, Any], table: Table) -> str:
                 ["of these rightly", *(f"{row['accuracy']:.1%}" for row in found)],
             ],
         )
+    )
+
+
+def _detector(report: dict[str, Any], table: Table) -> str:
+    machine, cores = report["environment"], {n: report[n] for n in ("one core", "all cores")}
+    rows = [
+        [f"{name} of {machine['cores']}", *(f"{found['p50_ms'][k]:.1f}" for k in ("onnxruntime", "opencv"))]
+        for name, found in cores.items()
+    ]
+    worst = max(found["largest_difference_px"] for found in cores.values())
+    return (
+        f"YuNet in onnxruntime, as `run` has it, and OpenCV's own detector, {cores['one core']['frames']} frames of "
+        f"both clips in turns: the same {cores['one core']['faces']} faces, boxes within {worst:.0e} px; median ms "
+        f"(`benchmarks/detector.py`, `detector.json`, {machine['date']}):\n\n" + table(["", "`run`", "OpenCV"], rows)
+    )
+
+
+def _overlap(report: dict[str, Any], table: Table) -> str:
+    machine = report["environment"]
+    rows = [
+        [
+            f"`{r['model']}`, {r['runtime']}",
+            f"{r['plain_fps']:.1f}",
+            f"{r['overlapped_fps']:.1f}",
+            f"{r['ratio_median']:.2f} ({r['ratio_range'][0]:.2f} to {r['ratio_range'][1]:.2f})",
+            r["overlapped_by"],
+        ]
+        for r in report["results"]
+    ]
+    return (
+        f"Frames a second with YuNet, and when the next frame is searched for faces while the network works: "
+        f"{report['frames']} frames of `{report['clip']}`, {report['rounds']} rounds in turns, {machine['cores']} "
+        f"cores of {machine['cpu']}, {machine['date']} (`benchmarks/overlap.py`, `overlap.json`). `run` overlaps "
+        "OpenVINO; onnxruntime would need a thread, which it does not get:\n\n"
+        + table(["", "one after the other", "overlapped", "ratio", "overlapped by"], rows)
     )

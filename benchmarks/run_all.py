@@ -153,10 +153,12 @@ def peers(shared: Path) -> None:
 
 
 def video(shared: Path) -> None:
-    """What following faces and averaging over time does, on two clips and on the validation faces."""
+    """Following faces, averaging over time, the detector, overlapped frames: on clips and the validation faces."""
     clips = ("panzoom_640x480_25fps.mp4", "short_hamilton_clip_noaudio.mp4")
     given = [x for clip in clips for x in ("--clip", str(shared / "media" / clip))]
     _script("steady", "--data", str(shared / "data" / "fer2013_train_valid.npz"), *given)
+    _script("overlap", "--clip", given[-1])
+    _script("detector", *given)
 
 
 def _script(name: str, *arguments: str) -> None:

@@ -17,6 +17,7 @@ from poster_edge.optional import require
 from poster_edge.runtime.bundle import Bundle
 from poster_edge.runtime.int8_sums import has_flag, saturates
 from poster_edge.runtime.manifest import BundleError
+from poster_edge.runtime.openvino_requests import Pending, Requests
 from poster_edge.runtime.runner import check_fit
 
 #: Types of OpenVINO's layers that do nearly all of the arithmetic.
@@ -71,6 +72,7 @@ class OpenVinoRunner:
         self.description = f"OpenVINO {_version(self._openvino)}"
         self._compiled: Any = None
         self._request: Any = None
+        self._requests: Requests | None = None
 
     def __enter__(self) -> OpenVinoRunner:
         data = self.bundle.read(self.file)
@@ -96,7 +98,11 @@ class OpenVinoRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._request = self._compiled = None
+        try:
+            if self._requests is not None:
+                self._requests.close()
+        finally:
+            self._request = self._requests = self._compiled = None
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Execute the model once; see :class:`poster_edge.runtime.runner.Runner`."""
@@ -104,6 +110,14 @@ class OpenVinoRunner:
             raise RuntimeError("infer() before the runner was entered")
         results = self._request.infer(dict(feed))
         return {self._name(port): np.asarray(results[port]) for port in self._compiled.outputs}
+
+    def submit(self, feed: Mapping[str, NDArray[Any]]) -> Pending:
+        """Begin an inference; see :class:`poster_edge.runtime.runner.AsyncRunner`."""
+        if self._compiled is None:
+            raise RuntimeError("submit() before the runner was entered")
+        if self._requests is None:
+            self._requests = Requests(self._compiled, self._name)
+        return self._requests.submit(feed)
 
     def time_layers(self) -> None:
         """Have the model, once compiled, time every layer."""

@@ -1,4 +1,4 @@
-"""YuNet, the default face detector, run by onnxruntime, which takes a third of the time of OpenCV's own detector.
+"""YuNet, the default face detector, run by onnxruntime, in half the time of OpenCV's own detector or less.
 
 Wu, Peng, Yu: "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20,
 2023.  The model file is OpenCV Zoo's ``face_detection_yunet_2023mar.onnx`` (MIT).

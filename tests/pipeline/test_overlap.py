@@ -144,6 +144,19 @@ def test_a_frame_is_given_to_the_gpu_before_the_one_before_it_is_waited_for(on_d
     assert given_and_waited(double) == ["give", "give", "wait", "give", "wait", "give", "wait", "wait"]
 
 
+def test_openvino_is_overlapped_and_its_results_are_onnxruntimes(on_cpu: Classifier, tiny_bundle: Path) -> None:
+    overlapped, plain = Kept(), Kept()
+    with Classifier(load_bundle(tiny_bundle), runtime="openvino") as classifier:
+        assert go(Frames(40), classifier, overlapped, Halves())
+        assert go(Frames(40), on_cpu, plain, Halves())
+    assert overlapped.indices == list(range(40))
+    assert any("wait" in r.latency_ms for r in overlapped.results)
+    for ours, theirs in zip(overlapped.results, plain.results, strict=True):
+        assert len(ours.faces) == len(theirs.faces)
+        for mine, other in zip(ours.faces, theirs.faces, strict=True):
+            np.testing.assert_allclose(mine.now.probabilities, other.now.probabilities, atol=1e-5)
+
+
 def test_a_runtime_without_submit_is_not_overlapped(on_cpu: Classifier) -> None:
     order: list[str] = []
     sink = Kept(at=lambda index: order.append(f"out {index}"))

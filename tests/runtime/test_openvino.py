@@ -139,6 +139,45 @@ def test_results_are_copies_and_a_closed_runner_says_so(tmp_path: Path) -> None:
         runner.infer({"image": feeds[0]})
 
 
+def test_inferences_under_way_keep_their_feeds_and_their_results(tmp_path: Path) -> None:
+    """Feeds are overwritten at once, a third waits for the first, results are fetched late and in any order."""
+    feeds = [bands(1 + i % 3) / (1 + i) for i in range(7)]
+    expected = [10 * f.mean(axis=(2, 3)) for f in feeds]
+    with OpenVinoRunner(pack(tmp_path, fp32=mean_graph()), precision="fp32") as runner:
+        given = []
+        for feed in feeds:
+            own = feed.copy()
+            given.append(runner.submit({"image": own}))
+            own[:] = -1
+            np.testing.assert_allclose(
+                runner.infer({"image": bands(2)})["logits"], 10 * bands(2).mean(axis=(2, 3)), atol=1e-5
+            )
+        for index in (6, 0, 3, 1, 2, 5, 4):
+            np.testing.assert_allclose(given[index].result()["logits"], expected[index], atol=1e-5)
+            assert given[index].result() is given[index].result()
+            assert given[index].infer_ms > 0
+
+
+def test_a_runner_that_is_left_ends_what_is_under_way(tmp_path: Path) -> None:
+    runner = OpenVinoRunner(pack(tmp_path, fp32=mean_graph()), precision="fp32")
+    with runner:
+        pending = runner.submit({"image": bands(4)})
+    np.testing.assert_allclose(pending.result()["logits"], 10 * bands(4).mean(axis=(2, 3)), atol=1e-5)
+    with pytest.raises(RuntimeError, match="before the runner was entered"):
+        runner.submit({"image": bands(4)})
+
+
+def test_a_feed_that_does_not_fit_leaves_the_others_alone(tmp_path: Path) -> None:
+    with OpenVinoRunner(pack(tmp_path, fp32=mean_graph()), precision="fp32") as runner:
+        first = runner.submit({"image": bands(2)})
+        wrong = runner.submit({"image": bands(2)[:, :, :3]})
+        second, third = runner.submit({"image": bands(3)}), runner.submit({"image": bands(1)})
+        with pytest.raises(RuntimeError):
+            wrong.result()
+        for pending, count in ((first, 2), (second, 3), (third, 1)):
+            np.testing.assert_allclose(pending.result()["logits"], 10 * bands(count).mean(axis=(2, 3)), atol=1e-5)
+
+
 def test_fp16_model_runs_no_less_precisely_than_it_is_stored(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Cast", ["image"], ["half"], to=TensorProto.FLOAT16),

@@ -1,0 +1,98 @@
+"""OpenVINO's inferences under way: two requests that take turns, so that one computes while the other is prepared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Pending:
+    """An inference under way.
+
+    Attributes:
+        infer_ms: time from its beginning to its end, known once :meth:`result` has returned; what else kept the cores
+            busy meanwhile is in it.
+    """
+
+    def __init__(self, request: Any, name_of: Callable[[Any], str]) -> None:
+        self.infer_ms = 0.0
+        self._request, self._name_of = request, name_of
+        self._outputs: dict[str, NDArray[Any]] = {}
+        self._failure: Exception | None = None
+        self._finished = False
+        self._began = self._ended = time.perf_counter()
+
+    def start(self, feed: Mapping[str, NDArray[Any]]) -> None:
+        """Begin; the feed is copied."""
+        self._began = time.perf_counter()
+        self._request.set_callback(self._note_end, None)
+        self._request.start_async(dict(feed))
+
+    def _note_end(self, _: Any) -> None:
+        self._ended = time.perf_counter()
+
+    def result(self) -> dict[str, NDArray[Any]]:
+        """Wait for the outputs: name -> array of its own.
+
+        Raises:
+            RuntimeError: OpenVINO refused the feed.
+        """
+        self.finish()
+        if self._failure is not None:
+            raise self._failure
+        return self._outputs
+
+    def finish(self) -> None:
+        """Wait, and take the outputs or the failure out of the request."""
+        if self._finished:
+            return
+        self._finished = True
+        try:
+            self._request.wait()
+        except Exception as error:
+            self._failure = error
+            return
+        # The callback may still be about to be called.
+        ended = self._ended if self._ended > self._began else time.perf_counter()
+        self.infer_ms = 1e3 * (ended - self._began)
+        results = self._request.results
+        self._outputs = {self._name_of(port): np.array(results[port]) for port in results}
+
+
+class Requests:
+    """Two requests of a compiled model.
+
+    Args:
+        compiled: OpenVINO's compiled model.
+        name_of: name of one of its outputs.
+    """
+
+    def __init__(self, compiled: Any, name_of: Callable[[Any], str]) -> None:
+        self._requests = [compiled.create_infer_request() for _ in range(2)]
+        self._name_of = name_of
+        self._under_way: list[Pending | None] = [None, None]
+        self._turn = 0
+
+    def submit(self, feed: Mapping[str, NDArray[Any]]) -> Pending:
+        """Begin an inference; a third waits for the first, whose result is kept for whoever asks for it."""
+        turn, self._turn = self._turn, 1 - self._turn
+        before = self._under_way[turn]
+        if before is not None:
+            before.finish()
+            self._under_way[turn] = None
+        pending = Pending(self._requests[turn], self._name_of)
+        pending.start(feed)
+        self._under_way[turn] = pending
+        return pending
+
+    def close(self) -> None:
+        """Wait for what is under way, so that nothing computes after the model is gone."""
+        for pending in self._under_way:
+            if pending is not None:
+                pending.finish()
+        self._under_way = [None, None]
+        self._requests = []

@@ -42,6 +42,14 @@ if TYPE_CHECKING:
     help="Average each face's expression over the last SECONDS of a video or camera; 0: each frame by itself.",
 )
 @click.option(
+    "--detect-every",
+    type=FiniteRange(0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Search the whole picture of a video or camera only so often, in between only around known faces: faster, "
+    "and a new face is seen later [default: 0, every picture].",
+)
+@click.option(
     "--min-probability",
     type=FiniteRange(0, 1),
     default=0.0,
@@ -64,6 +72,7 @@ def command(
     blur: bool,
     smooth: float,
     min_probability: float,
+    detect_every: float,
     max_frames: int | None,
     vid_stride: int,
     **asked: Any,
@@ -79,6 +88,9 @@ def command(
     if blur and not (save or show):
         raise click.UsageError("--blur changes what is saved or shown: add --save PATH or --show")
 
+    if detect_every and detector == "none":
+        raise click.UsageError("--detect-every would have no effect: --detector none does not search")
+
     from poster_edge.cli import console
     from poster_edge.pipeline.quiet import natives_silenced
 
@@ -91,6 +103,7 @@ def command(
         from poster_edge.runtime.checkpoint_bundle import load_bundle_or_checkpoint
         from poster_edge.runtime.classifier import Classifier
         from poster_edge.vision.detect import choose_detector
+        from poster_edge.vision.follow import Follower
 
         tally = Tally()
 
@@ -121,6 +134,7 @@ def command(
                 classifier,
                 painter=painter(blur=blur) if save or show else None,
                 steadier=Steadier(smooth, at_least=min_probability),
+                follower=Follower(finder, detect_every) if detect_every else None,
                 at_least=min_probability,
             )
             tally.restart()
@@ -155,7 +169,7 @@ def _check_outputs(save: Path | None, jsonl: str | None) -> None:
 
 def _check_moving(frames: Source, source: str | None) -> None:
     """Refuse options for videos where there is none."""
-    useless = "" if frames.moving else given_of(click.get_current_context(), ("smooth", "vid_stride"))
+    useless = "" if frames.moving else given_of(click.get_current_context(), ("smooth", "detect_every", "vid_stride"))
     if useless:
         raise click.UsageError(f"{useless} would have no effect: there is no video in {source}, only pictures")
 

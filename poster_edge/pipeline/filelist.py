@@ -32,6 +32,11 @@ class FileList:
         self.moving = bool(self._videos)
         self._report = report
         self._stride = vid_stride
+        self._more = True
+
+    def ready(self) -> bool:
+        """Whether there is more to come, as far as that is known before a video has been read to its end."""
+        return self._more
 
     def total(self) -> int | None:
         """Frames to come, as far as the videos' headers are right."""
@@ -40,7 +45,8 @@ class FileList:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield all frames of all files that can be read."""
-        for path in self._paths:
+        for number, path in enumerate(self._paths, 1):
+            self._more = number < len(self._paths) or path in self._videos
             try:
                 if path in self._videos:
                     yield from video_frames(path, report=self._report, stride=self._stride)

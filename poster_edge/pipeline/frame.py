@@ -121,6 +121,8 @@ class FrameResult:
 class Source(Protocol):
     """A sequence of frames.
 
+    One whose frames come when they come has ``ready()`` too: whether the next one is there.
+
     Attributes:
         inputs: files that are read, so that nothing overwrites them.
         live: a camera or stream without an end of its own.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import select
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -94,6 +97,17 @@ class JpegStream:
         self._stream = stream
         self._report = report
         self._stride = vid_stride
+        self._waiting: deque[bytes] = deque()
+
+    def ready(self) -> bool:
+        """Whether more of the stream is there, so that asking for the next frame is not likely to wait."""
+        if self._waiting:
+            return True
+        try:
+            return bool(select.select([self._stream], [], [], 0)[0])
+        except (OSError, ValueError):
+            # No pipe of the system's (bytes in memory), or a system that cannot look into one.
+            return isinstance(self._stream, io.BytesIO)
 
     def total(self) -> None:
         """Unknown."""
@@ -127,7 +141,9 @@ class JpegStream:
     def _images(self, splitter: JpegSplitter) -> Iterator[bytes]:
         read = getattr(self._stream, "read1", self._stream.read)
         while block := read(_BLOCK):
-            yield from splitter.feed(block)
+            self._waiting.extend(splitter.feed(block))
+            while self._waiting:
+                yield self._waiting.popleft()
 
     def _judge(self, count: int, splitter: JpegSplitter) -> None:
         if count == 0 and not splitter.pending:

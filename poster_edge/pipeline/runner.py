@@ -151,9 +151,9 @@ def _finish_held(held: Started, pipeline: Pipeline, failure: BaseException | Non
 
 
 def _more(source: Source) -> bool:
-    """Whether a source has its next frame without waiting for it; files always have."""
+    """Whether a source has its next frame without waiting for it; one that cannot say has, unless it is live."""
     ready = getattr(source, "ready", None)
-    return not source.live or (ready is not None and bool(ready()))
+    return bool(ready()) if ready is not None else not source.live
 
 
 def _finish(sinks: Sequence[Sink], *, keep: bool) -> None:

@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poster_edge.config import Preprocess
+from poster_edge.pipeline.continuity import Continuity
 from poster_edge.pipeline.frame import Expression, FaceResult, Frame, FrameResult
 from poster_edge.pipeline.steady import Steadier
 from poster_edge.runtime.classifier import require_finite
 from poster_edge.vision.align import crop_face, usable
 from poster_edge.vision.draw import draw_faces
 from poster_edge.vision.faces import Detector, Face, Image
+from poster_edge.vision.follow import Follower
 
 #: The stages in their order; each is a key of :attr:`FrameResult.latency_ms`, "track" only where faces are followed,
 #: "draw" only if drawn.  "wait" is there only where the next frame was worked on meanwhile: what lay between giving
@@ -84,6 +86,7 @@ class Started:
     Attributes:
         result: what is known so far.
         faces: that were found.
+        continues: whether it shows the same scene as the frame before.
         rows: their (N, C) probabilities; empty while they are under way.
         under_way: the probabilities to come; None where they are there already.
         given: when the batch was made, by ``time.perf_counter``.
@@ -91,6 +94,7 @@ class Started:
 
     result: FrameResult
     faces: list[Face]
+    continues: bool
     rows: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     under_way: FacesUnderWay | None = None
     given: float = 0.0
@@ -110,6 +114,7 @@ class Pipeline:
         *,
         painter: Painter | None = None,
         steadier: Steadier | None = None,
+        follower: Follower | None = None,
         at_least: float = 0.0,
         detailed: bool = False,
     ) -> None:
@@ -119,7 +124,8 @@ class Pipeline:
             detector: finds the faces.
             classifier: names their expressions; its manifest says how they are cropped.
             painter: draws the result, where it is to be seen.
-            steadier: follows the faces of videos.
+            steadier: numbers the faces of videos and averages their expressions.
+            follower: finds the faces of videos in the detector's place.
             at_least: probability below which no expression is named.
             detailed: measure ``DETAILED_STAGES``; one frame after the other, so that they do not mix.
         """
@@ -127,6 +133,8 @@ class Pipeline:
         self._classifier = classifier
         self._painter = painter
         self._steadier = steadier
+        self._follower = follower
+        self._continuity = Continuity()
         self._at_least = at_least
         self._detailed = detailed
         overlaps = getattr(classifier, "overlaps", False) and not detailed
@@ -149,16 +157,20 @@ class Pipeline:
         if self._detailed:
             clock.update(capture=frame.capture_ms - frame.decode_ms, decode=frame.decode_ms)
         with _timed(clock, "detect"):
-            faces = self._detector.detect(frame.image, fine=frame.kind == "image")
+            continues = bool(self._follower or self._steadier) and self._continuity.update(frame)
+            if self._follower and frame.kind != "image":
+                faces = self._follower.detect(frame.image, frame.time_s, continues=continues)
+            else:
+                faces = self._detector.detect(frame.image, fine=frame.kind == "image")
         with _timed(clock, "align"):
             faces = [f for f in faces if usable(f.box, frame.image)]
             crops = [crop_face(frame.image, f, self._classifier.preprocess) for f in faces]
         if not crops or self._async is None:
-            return Started(result, faces, rows=self._classify(crops, clock))
+            return Started(result, faces, continues, rows=self._classify(crops, clock))
         began = time.perf_counter()
         under_way = self._async.submit(crops)
         clock["preprocess"] = under_way.preprocess_ms
-        return Started(result, faces, under_way=under_way, given=began + clock["preprocess"] / 1e3)
+        return Started(result, faces, continues, under_way=under_way, given=began + clock["preprocess"] / 1e3)
 
     def finish(self, started: Started, *, at_once: bool = True) -> FrameResult:
         """Take the runtime's answer and draw.
@@ -187,7 +199,7 @@ class Pipeline:
             clock["post"] = clock.get("post", 0.0) + 1e3 * (time.perf_counter() - began)
         if self._steadier and result.frame.kind != "image":
             with _timed(clock, "track"):
-                self._steadier(result)
+                self._steadier(result, continues=started.continues)
         if self._painter:
             with _timed(clock, "draw"):
                 result.drawn = self._painter(result)

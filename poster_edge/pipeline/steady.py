@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from poster_edge.pipeline.frame import Expression, FaceResult, FrameResult
-from poster_edge.vision.cuts import CutDetector
 from poster_edge.vision.smooth import Smoother
 from poster_edge.vision.track import Tracker
 
@@ -20,27 +19,20 @@ class Steadier:
             seconds: of the average; 0 numbers the faces and averages nothing.
             at_least: probability below which no expression is named.
         """
-        self._seconds = seconds
         self._at_least = at_least
         self._tracker = Tracker()
-        self._source = ""
-        self._begin("")
+        self._smoother = Smoother(seconds) if seconds else None
 
-    def _begin(self, source: str) -> None:
-        """Forget what was seen; numbers go on, so that they are never given twice."""
-        self._source = source
-        self._cuts = CutDetector()
-        self._tracker.forget()
-        self._smoother = Smoother(self._seconds) if self._seconds else None
+    def __call__(self, result: FrameResult, *, continues: bool) -> None:
+        """Complete a result; they come in the order of their frames.
 
-    def __call__(self, result: FrameResult) -> None:
-        """Complete a result; they come in the order of their frames."""
-        frame = result.frame
-        if frame.source != self._source:
-            self._begin(frame.source)
-        if self._cuts.update(frame.image):
+        Args:
+            result: of a frame of a video or camera.
+            continues: whether the frame shows the same scene as the one before; else everybody in it is new.
+        """
+        if not continues:
             self._tracker.forget()
-        tracks = self._tracker.update([f.face for f in result.faces], frame.time_s)
+        tracks = self._tracker.update([f.face for f in result.faces], result.frame.time_s)
         result.faces[:] = [
             replace(f, track=t, steady=self._steady(f, t, result)) for f, t in zip(result.faces, tracks, strict=True)
         ]

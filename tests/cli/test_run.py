@@ -154,6 +154,13 @@ class TestOutput:
         steady = np.array([[f["steady"]["probabilities"][name] for name in sorted(CLASSES)] for f in faces])
         assert np.abs(np.diff(steady[3:], axis=0)).sum() < np.abs(np.diff(rows[3:], axis=0)).sum()
 
+    def test_known_faces_are_looked_for_where_they_were(self, run: Run, clip: Path) -> None:
+        every, seldom = (run("-s", clip, "--jsonl", "-", "--detect-every", s).records for s in (0, 10))
+        for one, other in zip(every, seldom, strict=True):
+            (a,), (b,) = one["faces"], other["faces"]
+            assert a["track"] == b["track"] == 1
+            assert b["box"] == pytest.approx(a["box"], abs=0.15 * a["box"][3])
+
     def test_smooth_0_follows_and_averages_nothing(self, run: Run, clip: Path) -> None:
         done = run("-s", clip, "--jsonl", "-", "--smooth", 0)
         assert {(f["track"], f["steady"]) for r in done.records for f in r["faces"]} == {(1, None)}
@@ -381,6 +388,8 @@ class TestBadInput:
             (("-s", "x.jpg", "--smooth", "nan"), 2),
             (("-s", "x.jpg", "--min-probability", "1.5"), 2),
             (("-s", str(SAMPLE), "--smooth", "1"), 2),
+            (("-s", str(SAMPLE), "--detect-every", "1"), 2),
+            (("-s", "x.mp4", "--detect-every", "1", "--detector", "none"), 2),
             (("-s", str(SAMPLE), "--vid-stride", "2"), 2),
             (("-s", "x.jpg", "--detector-model", "x.onnx"), 2),
             (("-s", "x.jpg", "--runtime", "magic"), 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -147,6 +148,27 @@ class TestVideo:
 
 
 class TestJpegStream:
+    def test_ready_tells_whether_the_next_frame_is_there(self) -> None:
+        """From a pipe whose writer pauses: a result must not be held back for a frame that has not come."""
+        (one, two, three), (reader, writer) = jpegs(3), os.pipe()
+        with os.fdopen(reader, "rb") as stream, os.fdopen(writer, "wb", buffering=0) as out:
+            source = JpegStream(stream, report=print)
+            frames = iter(source)
+            assert not source.ready()
+            out.write(one + two)
+            assert source.ready()
+            next(frames)
+            assert source.ready()
+            next(frames)
+            assert not source.ready()
+            out.write(three[:20])
+            assert source.ready()
+            out.write(three[20:])
+            next(frames)
+            out.close()
+            assert source.ready()
+            assert next(frames, None) is None
+
     @pytest.mark.parametrize("block", [1, 7, 1000, 1 << 20])
     def test_splitter_finds_every_frame_whatever_the_blocks(self, block: int) -> None:
         images = jpegs(3)

@@ -1,8 +1,9 @@
-"""YuNet as ``run`` has it, in onnxruntime, beside OpenCV's own detector on the same file: time and differences.
+"""YuNet as ``run`` has it, in onnxruntime, beside OpenCV's own detector on the same file, and ``--detect-every``.
 
     python benchmarks/detector.py --clip VIDEO [--clip VIDEO …] [--yunet FILE]
 
-Both look through the clips in turns, on one core and on all, each in a process of its own.  Writes ``detector.json``.
+Both look through the clips in turns, on one core and on all, each in a process of its own.  Then the clips are
+followed, and what is found is compared with looking everywhere.  Writes ``detector.json``.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ import cv2
 import numpy as np
 from run_all import write
 
+from poster_edge.pipeline.continuity import Continuity
 from poster_edge.pipeline.video import video_frames
-from poster_edge.vision.faces import Image
+from poster_edge.vision.faces import Face, Image
+from poster_edge.vision.follow import Follower
 from poster_edge.vision.yunet import YuNet, find_yunet_model
 
 #: As the detector has them.
 CONF, OVERLAP, CANDIDATES = 0.6, 0.3, 5000
 WARM_UP, ROUNDS = 10, 3
+#: Seconds between whole looks, and the overlap of two boxes above which they are one face's.
+EVERY_S, ALIKE = (0.1, 0.2, 0.5), 0.4
 Boxes = list[list[float]]
 
 
@@ -54,6 +59,7 @@ def main() -> None:
             preexec_fn=lambda cores=cores: os.sched_setaffinity(0, cores),
         )
         report[name] = json.loads(done.stdout)
+    report["follow"] = {clip.name: [follow(clip, yunet, every) for every in EVERY_S] for clip in args.clip}
     print(json.dumps(report, indent=1))
     write("detector.json", report)
 
@@ -99,6 +105,43 @@ def look_through(frames: list[Image], look: Callable[[Image], Boxes]) -> tuple[l
         found.append(look(image))
         times.append(1e3 * (time.perf_counter() - began))
     return found, times[WARM_UP:]
+
+
+def follow(clip: Path, yunet: Path, every_s: float) -> dict[str, float]:
+    """Time of a frame, and how far the faces are those of looking at the whole of every frame."""
+    detector = YuNet(yunet, conf=CONF)
+    follower, continuity = Follower(detector, every_s), Continuity()
+    times: dict[str, list[float]] = {"whole": [], "follow": []}
+    overlaps, missed, more = [], 0, 0
+    for frame in video_frames(clip, report=print):
+        continues = continuity.update(frame)
+        began = time.perf_counter()
+        everywhere = detector.detect(frame.image)
+        between = time.perf_counter()
+        found = follower.detect(frame.image, frame.time_s, continues=continues)
+        times["whole"].append(1e3 * (between - began))
+        times["follow"].append(1e3 * (time.perf_counter() - between))
+        shares = np.array([[overlap(a, b) for b in found] for a in everywhere]).reshape(len(everywhere), len(found))
+        best = shares.max(axis=1, initial=0.0)
+        overlaps += best[best > ALIKE].tolist()
+        missed += int((best <= ALIKE).sum())
+        more += int((shares.max(axis=0, initial=0.0) <= ALIKE).sum())
+    return {
+        "every_s": every_s,
+        "faces": missed + len(overlaps),
+        "missed": missed,
+        "more": more,
+        "overlap": round(float(np.mean(overlaps)), 3),
+        **{f"{name}_mean_ms": round(float(np.mean(values)), 2) for name, values in times.items()},
+    }
+
+
+def overlap(one: Face, other: Face) -> float:
+    """Share of two boxes' union that both cover."""
+    (ax, ay, aw, ah), (bx, by, bw, bh) = one.box, other.box
+    width, height = min(ax + aw, bx + bw) - max(ax, bx), min(ay + ah, by + bh) - max(ay, by)
+    both = max(0.0, width) * max(0.0, height)
+    return both / (aw * ah + bw * bh - both)
 
 
 if __name__ == "__main__":

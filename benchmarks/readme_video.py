@@ -79,7 +79,32 @@ def _detector(report: dict[str, Any], table: Table) -> str:
     return (
         f"YuNet in onnxruntime, as `run` has it, and OpenCV's own detector, {cores['one core']['frames']} frames of "
         f"both clips in turns: the same {cores['one core']['faces']} faces, boxes within {worst:.0e} px; median ms "
-        f"(`benchmarks/detector.py`, `detector.json`, {machine['date']}):\n\n" + table(["", "`run`", "OpenCV"], rows)
+        f"(`benchmarks/detector.py`, `detector.json`, {machine['date']}):\n\n"
+        + table(["", "`run`", "OpenCV"], rows)
+        + "\n\n"
+        + _follow(report, table)
+    )
+
+
+def _follow(report: dict[str, Any], table: Table) -> str:
+    rows = [
+        [
+            f"`{clip}`",
+            f"{row['every_s']:g}",
+            f"{row['whole_mean_ms']:.1f}",
+            f"{row['follow_mean_ms']:.1f}",
+            f"{row['missed']} of {row['faces']}",
+            f"{row['more']}",
+            f"{row['overlap']:.2f}",
+        ]
+        for clip, found in report["follow"].items()
+        for row in found
+    ]
+    return (
+        "`--detect-every` on the same clips, a face or two on the first, one to eight on the second, many of them "
+        "small and dark: mean ms a frame for finding faces, beside looking everywhere; faces that only one of the two "
+        "found, and how far their boxes are the same (intersection over union):\n\n"
+        + table(["", "seconds", "everywhere", "following", "missed", "more", "overlap"], rows)
     )
 
 

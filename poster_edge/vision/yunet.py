@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from poster_edge.errors import UnavailableError
@@ -20,6 +20,9 @@ from poster_edge.export.onnx_bytes import check_self_contained
 from poster_edge.export.onnx_shapes import with_free_shapes
 from poster_edge.vision.faces import Face, Image, largest_first, shrink
 from poster_edge.vision.yunet_decode import OUTPUTS, STRIDES, decode
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 MODEL_NAME = "face_detection_yunet_2023mar.onnx"
 MODEL_VARIABLE = "POSTER_EDGE_YUNET"
@@ -93,6 +96,9 @@ class YuNet:
 
 def _open(model: Path) -> ort.InferenceSession:
     """The network, for pictures of any size; its file is for 640 x 640."""
+    # Whoever runs another detector, and another runtime, need not load it.
+    import onnxruntime as ort
+
     with model.open("rb") as file:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:

@@ -130,17 +130,19 @@ def _default_model() -> Check:
 
 
 def _yunet() -> Check:
-    from poster_edge.vision.yunet import find_yunet_model
-
+    name = "YuNet face detector"
     try:
+        from poster_edge.vision.yunet import YuNet, find_yunet_model
+
         path = find_yunet_model(None)
+        if path is None:
+            return Check(name, "absent", "Haar is used instead", "pip install 'poster-edge[faces]'")
+        YuNet(path)
     except PosterEdgeError as error:
-        return Check("YuNet face detector", "absent", str(error), "correct POSTER_EDGE_YUNET")
-    except ImportError:
-        return Check("YuNet face detector", "broken", "OpenCV is missing", "see opencv")
-    if path is None:
-        return Check("YuNet face detector", "absent", "Haar is used instead", "pip install 'poster-edge[faces]'")
-    return Check("YuNet face detector", "ok", str(path))
+        return Check(name, "broken", str(error), "correct POSTER_EDGE_YUNET, or install it again")
+    except ImportError as error:
+        return Check(name, "broken", str(error), "see opencv and onnxruntime")
+    return Check(name, "ok", str(path))
 
 
 def _haar() -> Check:

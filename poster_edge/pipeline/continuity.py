@@ -7,7 +7,7 @@ from poster_edge.vision.cuts import CutDetector
 
 
 class Continuity:
-    """Looks at the frames of a run in their order; a picture that stands alone goes on nothing."""
+    """Looks at the frames of a run in their order; a picture that stands alone continues nothing."""
 
     def __init__(self) -> None:
         """Begin with no frame seen."""

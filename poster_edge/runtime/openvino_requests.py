@@ -23,7 +23,6 @@ class Pending:
         self._request, self._name_of = request, name_of
         self._outputs: dict[str, NDArray[Any]] = {}
         self._failure: Exception | None = None
-        self._finished = False
         self._began = self._ended = time.perf_counter()
 
     def start(self, feed: Mapping[str, NDArray[Any]]) -> None:
@@ -48,18 +47,19 @@ class Pending:
 
     def finish(self) -> None:
         """Wait, and take the outputs or the failure out of the request."""
-        if self._finished:
+        # The request holds the callback, and with it this object: kept here too, neither would ever be freed.
+        request, self._request = self._request, None
+        if request is None:
             return
-        self._finished = True
         try:
-            self._request.wait()
+            request.wait()
         except Exception as error:
             self._failure = error
             return
         # The callback may still be about to be called.
         ended = self._ended if self._ended > self._began else time.perf_counter()
         self.infer_ms = 1e3 * (ended - self._began)
-        results = self._request.results
+        results = request.results
         self._outputs = {self._name_of(port): np.array(results[port]) for port in results}
 
 

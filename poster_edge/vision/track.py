@@ -43,8 +43,11 @@ class _Track:
         x, y, size = place
         passed = time_s - self.seen_s
         if passed > 0:
-            fresh = ((x - self.x) / passed, (y - self.y) / passed)
-            self.velocity = tuple(old + _FRESH * (new - old) for old, new in zip(self.velocity, fresh, strict=True))  # type: ignore[assignment]
+            along, down = self.velocity
+            self.velocity = (
+                along + _FRESH * ((x - self.x) / passed - along),
+                down + _FRESH * ((y - self.y) / passed - down),
+            )
         self.x, self.y, self.size, self.seen_s = x, y, size, time_s
 
 

@@ -101,6 +101,15 @@ def test_models_lists_everything(poster_edge: Command) -> None:
     assert all(r["name"] in table for r in rows)
 
 
+def test_doctor_opens_the_detector(poster_edge: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is there and is no YuNet would end a run, so it is no "ok"."""
+    (tmp_path / "yunet.onnx").write_bytes(b"cut off")
+    monkeypatch.setenv("POSTER_EDGE_YUNET", str(tmp_path / "yunet.onnx"))
+    done = poster_edge("doctor")
+    assert done.returncode == 4
+    assert "YuNet face detector (see above)" in done.stderr
+
+
 def test_doctor_knows_this_environment(poster_edge: Command) -> None:
     done = poster_edge("doctor", "--json")
     assert done.returncode == 0, done.stderr

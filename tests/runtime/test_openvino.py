@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,18 @@ def test_a_runner_that_is_left_ends_what_is_under_way(tmp_path: Path) -> None:
     np.testing.assert_allclose(pending.result()["logits"], 10 * bands(4).mean(axis=(2, 3)), atol=1e-5)
     with pytest.raises(RuntimeError, match="before the runner was entered"):
         runner.submit({"image": bands(4)})
+
+
+def test_a_runner_that_was_left_is_freed(tmp_path: Path) -> None:
+    """With what it had under way: OpenVINO's objects are beyond Python's search for cycles."""
+    runner = OpenVinoRunner(pack(tmp_path, fp32=mean_graph()), precision="fp32")
+    with runner:
+        pending = [runner.submit({"image": bands(2)}) for _ in range(3)]
+        pending[-1].result()
+    seen = [weakref.ref(p) for p in pending]
+    del pending
+    gc.collect()
+    assert [p() for p in seen] == [None] * 3
 
 
 def test_a_feed_that_does_not_fit_leaves_the_others_alone(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def main() -> None:
         for number, result in enumerate(in_order(frames, pipeline, more=lambda: True), 1):
             tally.add(result)
             if number % EVERY == 0:
-                marks.append({"frames": number, "rss_kb": rss_kb(), "open_files": len(os.listdir("/proc/self/fd"))})
+                marks.append({"frames": number, "rss_kb": rss_kb(), "open_files": open_files()})
         seconds = time.monotonic() - began
         runtime = classifier.runtime
     after = [m for m in marks if m["frames"] >= args.warm_up]
@@ -89,6 +89,11 @@ def camera(images: list[np.ndarray]) -> Iterator[Frame]:
     """Frames without an end."""
     for index in itertools.count():
         yield Frame(index, index / FPS, "camera", images[index % len(images)], 0.0, "live", FPS)
+
+
+def open_files() -> int:
+    """Files, pipes and sockets that this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def rss_kb() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +12,8 @@ from poster_edge.pipeline.frame import Expression, FrameResult
 from poster_edge.pipeline.stages import STAGES
 from poster_edge.vision.draw import UNCERTAIN
 
-#: Frames whose latencies are kept for the percentiles; a camera may run for weeks.
-_KEPT = 100_000
+#: Frames whose latencies are kept for the percentiles, at most: a camera may run for weeks.
+_KEPT = 10_000
 #: Faces that an image's line names; the JSON lines have them all.
 _NAMED = 20
 
@@ -33,6 +33,34 @@ def _name(expression: Expression) -> str:
     return f"{expression.label} {expression.probability * 100:.0f} %" if expression.label else UNCERTAIN
 
 
+class Sampled:
+    """Numbers of a run of any length in bounded memory: all of them at first, later every second, fourth, eighth …"""
+
+    def __init__(self, most: int = _KEPT) -> None:
+        """Begin with none.
+
+        Args:
+            most: numbers that are kept; halved when it is reached.
+        """
+        self._most = most
+        self._stride, self._seen = 1, 0
+        self._kept: list[float] = []
+
+    def add(self, value: float) -> None:
+        """Take the next number."""
+        if self._seen % self._stride == 0:
+            if len(self._kept) == self._most:
+                del self._kept[1::2]
+                self._stride *= 2
+            if self._seen % self._stride == 0:
+                self._kept.append(value)
+        self._seen += 1
+
+    def percentiles(self, *wanted: float) -> list[float]:
+        """Percentiles of the numbers, 0 to 100 each."""
+        return [float(v) for v in np.percentile(self._kept, wanted)]
+
+
 @dataclass
 class Tally:
     """Counts over a run.
@@ -50,7 +78,7 @@ class Tally:
     tracks: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     problems: int = 0
-    _latency: dict[str, deque[float]] = field(default_factory=dict)
+    _latency: dict[str, Sampled] = field(default_factory=dict)
     _start: float = field(default_factory=time.perf_counter)
     _end: float | None = None
 
@@ -61,7 +89,7 @@ class Tally:
         self.labels.update(f.shown.label or UNCERTAIN for f in result.faces)
         self.tracks = max([self.tracks, *(f.track or 0 for f in result.faces)])
         for stage, ms in (*result.latency_ms.items(), ("total", sum(result.latency_ms.values()))):
-            self._latency.setdefault(stage, deque(maxlen=_KEPT)).append(ms)
+            self._latency.setdefault(stage, Sampled()).add(ms)
 
     def restart(self) -> None:
         """Begin the time that :attr:`fps` is taken over: everything is loaded."""
@@ -79,7 +107,7 @@ class Tally:
     def latency(self) -> list[tuple[str, float, float]]:
         """(stage, median ms, p90 ms) of every stage that ran, and of their sum, "total"."""
         order = [s for s in (*STAGES, "total") if s in self._latency]
-        return [(s, *(float(v) for v in np.percentile(self._latency[s], [50, 90]))) for s in order]  # type: ignore[misc]
+        return [(s, *self._latency[s].percentiles(50, 90)) for s in order]  # type: ignore[misc]
 
     def headline(self) -> str:
         """The summary's first line: frames, faces, FPS, labels, inputs that could not be read."""

@@ -36,7 +36,7 @@ def _clips(report: dict[str, Any], table: Table) -> str:
     return (
         f"How often a followed face's label changes, in a minute, `{report['model']}`, YuNet, {machine['date']} "
         "(`benchmarks/steady.py`, `steady.json`). There is no truth for these clips: this tells how calm labels are, "
-        f"not how right. Following, averaging and looking for cuts take {slowest:.2f} ms a frame (median, the slower "
+        f"not how right. Following and averaging take {slowest:.2f} ms a frame (median, the slower "
         "clip).\n\n" + table(["clip", "frames", "faces in tracks", *(f"--smooth {float(s):g}" for s in seconds)], rows)
     )
 

@@ -139,9 +139,9 @@ def _yunet() -> Check:
             return Check(name, "absent", "Haar is used instead", "pip install 'poster-edge[faces]'")
         YuNet(path)
     except PosterEdgeError as error:
-        return Check(name, "broken", str(error), "correct POSTER_EDGE_YUNET, or install it again")
+        return Check(name, "broken", str(error), "correct what it names: POSTER_EDGE_YUNET, or the package")
     except ImportError as error:
-        return Check(name, "broken", str(error), "see opencv and onnxruntime")
+        return Check(name, "broken", str(error), "see opencv")
     return Check(name, "ok", str(path))
 
 

@@ -88,6 +88,10 @@ def command(
     if blur and not (save or show):
         raise click.UsageError("--blur changes what is saved or shown: add --save PATH or --show")
 
+    if blur and detect_every:
+        raise click.UsageError(
+            "--blur would leave a new face unblurred until the whole picture is searched: leave out --detect-every"
+        )
     if detect_every and detector == "none":
         raise click.UsageError("--detect-every would have no effect: --detector none does not search")
 

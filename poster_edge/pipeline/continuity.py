@@ -21,5 +21,5 @@ class Continuity:
         before_s, self._time_s = self._time_s, frame.time_s
         if self._source is None:
             return False
-        cut = self._cuts.update(frame.image)
+        cut = self._cuts.update(frame.image, frame.time_s)
         return self._source == source and frame.time_s >= before_s and not cut

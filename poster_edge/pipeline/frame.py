@@ -104,6 +104,7 @@ class FrameResult:
     Attributes:
         frame: the picture.
         faces: one result per face, the largest first.
+        unseen: where faces of a video are expected that were found a moment ago and not in this frame.
         classes: names of the C classes.
         latency_ms: stage -> milliseconds, in the order of the stages.
         drawn: the annotated picture, where one was asked for.
@@ -116,6 +117,7 @@ class FrameResult:
     latency_ms: dict[str, float] = field(default_factory=dict)
     drawn: Image | None = None
     runtime: str = ""
+    unseen: list[Face] = field(default_factory=list)
 
 
 class Source(Protocol):

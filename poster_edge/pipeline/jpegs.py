@@ -98,11 +98,13 @@ class JpegStream:
         self._report = report
         self._stride = vid_stride
         self._waiting: deque[bytes] = deque()
+        self._next = 0
 
     def ready(self) -> bool:
-        """Whether more of the stream is there, so that asking for the next frame is not likely to wait."""
-        if self._waiting:
-            return True
+        """Whether the next frame to be taken is there, or its beginning."""
+        skipped = -self._next % self._stride
+        if len(self._waiting) != skipped:
+            return len(self._waiting) > skipped
         try:
             return bool(select.select([self._stream], [], [], 0)[0])
         except (OSError, ValueError):
@@ -123,6 +125,7 @@ class JpegStream:
         start = time.perf_counter()
         for data in self._images(splitter):
             first = first or start
+            self._next = index + 1
             if index % self._stride == 0:
                 came = time.perf_counter()
                 try:

@@ -111,11 +111,12 @@ class Tally:
 
     def headline(self) -> str:
         """The summary's first line: frames, faces, FPS, labels, inputs that could not be read."""
-        tracks = f" in {self.tracks} track{'' if self.tracks == 1 else 's'}" if self.tracks else ""
         parts = [
             f"{self.frames} frame{'' if self.frames == 1 else 's'}",
-            f"{self.faces} face{'' if self.faces == 1 else 's'}{tracks}",
+            f"{self.faces} face{'' if self.faces == 1 else 's'}",
         ]
+        if self.tracks:
+            parts.append(f"{self.tracks} track{'' if self.tracks == 1 else 's'}")
         parts.append(f"{self.fps:.1f} FPS")
         if self.problems:
             parts.append(f"{self.problems} unreadable or damaged input{'' if self.problems == 1 else 's'}")

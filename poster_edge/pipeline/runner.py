@@ -1,7 +1,7 @@
 """Drives a run: frames from a source through the pipeline into the sinks, counted.
 
 Where the runtime works by itself, a frame is captured, searched for faces and prepared while the one before it is
-on the GPU; results still come one by one and in order.
+in the network; results still come one by one and in order.
 """
 
 from __future__ import annotations

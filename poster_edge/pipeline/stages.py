@@ -1,7 +1,7 @@
 """Per frame: detect, crop, classify all faces in one batch, draw if asked; each stage is timed.
 
 A frame can be done in two steps: :meth:`Pipeline.start` finds its faces and gives them to the runtime, and
-:meth:`Pipeline.finish` takes the answer.  Where the runtime works by itself (a GPU), the next frame is started
+:meth:`Pipeline.finish` takes the answer.  Where the runtime works by itself, the next frame is started
 in between.
 """
 
@@ -226,12 +226,13 @@ def _timed(clock: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def painter(*, blur: bool = False) -> Painter:
-    """A painter that draws boxes, labels and bars, and blurs the faces if asked."""
+    """A painter that draws boxes, labels and bars, and blurs the faces if asked, those too that were just there."""
 
     def paint(result: FrameResult) -> Image:
         faces = [f.face for f in result.faces]
         shown = [f.shown for f in result.faces]
         rows, labels = [s.probabilities for s in shown], [s.label for s in shown]
-        return draw_faces(result.frame.image, faces, rows, result.classes, labels=labels, blur=blur)
+        hidden = [*faces, *result.unseen] if blur else []
+        return draw_faces(result.frame.image, faces, rows, result.classes, labels=labels, hidden=hidden)
 
     return paint

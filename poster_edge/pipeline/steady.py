@@ -36,6 +36,7 @@ class Steadier:
         result.faces[:] = [
             replace(f, track=t, steady=self._steady(f, t, result)) for f, t in zip(result.faces, tracks, strict=True)
         ]
+        result.unseen = self._tracker.unseen()
         if self._smoother:
             self._smoother.keep(self._tracker.waiting)
 
@@ -43,4 +44,7 @@ class Steadier:
         if not self._smoother:
             return None
         index, averaged = self._smoother.update(track, found.now.probabilities, result.frame.time_s)
+        if averaged[index] < self._at_least:
+            # Another class may be probable enough, if not by the lead that would make it the label.
+            index = int(averaged.argmax())
         return Expression.of(averaged, result.classes, index=index, at_least=self._at_least)

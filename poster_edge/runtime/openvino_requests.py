@@ -14,12 +14,13 @@ class Pending:
     """An inference under way.
 
     Attributes:
-        infer_ms: time from its beginning to its end, known once :meth:`result` has returned; what else kept the cores
-            busy meanwhile is in it.
+        infer_ms: time from its turn to its end, known once :meth:`result` has returned; what else kept the cores busy
+            meanwhile is in it.
     """
 
-    def __init__(self, request: Any, name_of: Callable[[Any], str]) -> None:
+    def __init__(self, request: Any, name_of: Callable[[Any], str], before: Pending | None) -> None:
         self.infer_ms = 0.0
+        self._before = before
         self._request, self._name_of = request, name_of
         self._outputs: dict[str, NDArray[Any]] = {}
         self._failure: Exception | None = None
@@ -28,11 +29,7 @@ class Pending:
     def start(self, feed: Mapping[str, NDArray[Any]]) -> None:
         """Begin; the feed is copied."""
         self._began = time.perf_counter()
-        self._request.set_callback(self._note_end, None)
         self._request.start_async(dict(feed))
-
-    def _note_end(self, _: Any) -> None:
-        self._ended = time.perf_counter()
 
     def result(self) -> dict[str, NDArray[Any]]:
         """Wait for the outputs: name -> array of its own.
@@ -47,18 +44,20 @@ class Pending:
 
     def finish(self) -> None:
         """Wait, and take the outputs or the failure out of the request."""
-        # The request holds the callback, and with it this object: kept here too, neither would ever be freed.
-        request, self._request = self._request, None
-        if request is None:
+        if (request := self._request) is None:
             return
         try:
             request.wait()
         except Exception as error:
             self._failure = error
+        before, self._request, self._before = self._before, None, None
+        if self._failure is not None:
             return
-        # The callback may still be about to be called.
-        ended = self._ended if self._ended > self._began else time.perf_counter()
-        self.infer_ms = 1e3 * (ended - self._began)
+        # OpenVINO notes the end itself: a callback of ours would wait for Python's lock, held by whoever lets go of the
+        # request, who waits for the callback.  It takes one inference after the other.
+        self._ended = self._began + request.latency / 1e3
+        began = max(self._began, before._ended) if before is not None else self._began
+        self.infer_ms = 1e3 * max(0.0, self._ended - began)
         results = request.results
         self._outputs = {self._name_of(port): np.array(results[port]) for port in results}
 
@@ -84,9 +83,12 @@ class Requests:
         if before is not None:
             before.finish()
             self._under_way[turn] = None
-        pending = Pending(self._requests[turn], self._name_of)
-        pending.start(feed)
-        self._under_way[turn] = pending
+        pending = self._under_way[turn] = Pending(self._requests[turn], self._name_of, self._under_way[self._turn])
+        try:
+            pending.start(feed)
+        except Exception:
+            self._under_way[turn] = None
+            raise
         return pending
 
     def close(self) -> None:

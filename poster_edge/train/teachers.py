@@ -113,7 +113,7 @@ class Teachers:
             InputError: an image cannot be read.
         """
         out = torch.zeros(len(images), len(self.teachers[0].columns))
-        for teacher in self.teachers:
+        for teacher in self.teachers if len(rows) else ():
             seen = images if self._alike(teacher) else self._pictures(faces, rows, teacher)
             for chosen in torch.split(rows, at_once(teacher.preprocess.size, self.device)):
                 pixels = seen[chosen.to(seen.device)].to(self.device.name).float() / 255

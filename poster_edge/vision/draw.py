@@ -63,7 +63,7 @@ def draw_faces(
     classes: tuple[str, ...],
     *,
     labels: Sequence[str | None] | None = None,
-    blur: bool = False,
+    hidden: Sequence[Face] = (),
 ) -> Image:
     """Draw boxes with label and probability, and bars of all classes where there is room for them.
 
@@ -76,15 +76,14 @@ def draw_faces(
         probabilities: N arrays (C,).
         classes: C names.
         labels: N classes to name, None for none; left out: the most probable ones.
-        blur: make the faces unrecognisable.
+        hidden: faces to make unrecognisable.
 
     Returns:
         (h, w, 3), a new picture.
     """
     canvas = image.copy()
-    if blur:
-        for face in faces:
-            blur_face(canvas, face)
+    for face in hidden:
+        blur_face(canvas, face)
     unit = max(image.shape[:2]) / _REFERENCE_PX
     boxes = [_box(face, image) for face in faces]
     taken = [b for b in boxes if b.width and b.height]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from poster_edge.errors import UnavailableError
 from poster_edge.export.onnx_bytes import check_self_contained
 from poster_edge.export.onnx_shapes import with_free_shapes
+from poster_edge.optional import require
 from poster_edge.vision.faces import Face, Image, largest_first, shrink
 from poster_edge.vision.yunet_decode import OUTPUTS, STRIDES, decode
 
@@ -28,7 +29,7 @@ MODEL_NAME = "face_detection_yunet_2023mar.onnx"
 MODEL_VARIABLE = "POSTER_EDGE_YUNET"
 
 #: Pixels of the picture the network sees: 640 x 480, where faces from 14-16 px up are found and
-#: the time stays that of one VGA frame, however large the picture (about 9 ms on one CPU core).
+#: the time stays that of one VGA frame, however large the picture (6 to 9 ms on one CPU core).
 COARSE_PIXELS = 640 * 480
 #: Second look at photos: twice the side, so faces half as large, for about four times the time.
 FINE_PIXELS = 4 * COARSE_PIXELS
@@ -61,6 +62,8 @@ class YuNet:
         if not model.is_file():
             raise UnavailableError(f"detector model {model}: no such file; expected {MODEL_NAME}")
         self._conf = conf
+        # Whoever runs another detector, and another runtime, need not load it.
+        require("onnxruntime", purpose="run the YuNet detector")
         try:
             self._session = _open(model)
             self._rows(np.zeros((64, 64, 3), np.uint8))
@@ -96,7 +99,6 @@ class YuNet:
 
 def _open(model: Path) -> ort.InferenceSession:
     """The network, for pictures of any size; its file is for 640 x 640."""
-    # Whoever runs another detector, and another runtime, need not load it.
     import onnxruntime as ort
 
     with model.open("rb") as file:

@@ -144,7 +144,7 @@ class TestOutput:
 
     def test_faces_of_a_video_are_followed_and_averaged(self, run: Run, clip: Path) -> None:
         done = run("-s", clip, "--jsonl", "-")
-        assert "12 faces in 1 track" in done.err
+        assert "12 faces, 1 track" in done.err
         assert list(done.records[0]["latency_ms"])[-1] == "track"
         faces = [r["faces"][0] for r in done.records]
         assert [f["track"] for f in faces] == [1] * 12
@@ -390,6 +390,7 @@ class TestBadInput:
             (("-s", str(SAMPLE), "--smooth", "1"), 2),
             (("-s", str(SAMPLE), "--detect-every", "1"), 2),
             (("-s", "x.mp4", "--detect-every", "1", "--detector", "none"), 2),
+            (("-s", "x.mp4", "--detect-every", "1", "--blur", "--save", "y.mp4"), 2),
             (("-s", str(SAMPLE), "--vid-stride", "2"), 2),
             (("-s", "x.jpg", "--detector-model", "x.onnx"), 2),
             (("-s", "x.jpg", "--runtime", "magic"), 2),

@@ -169,6 +169,21 @@ class TestJpegStream:
             assert source.ready()
             assert next(frames, None) is None
 
+    def test_frames_that_are_skipped_do_not_count(self) -> None:
+        images, (reader, writer) = jpegs(6), os.pipe()
+        with os.fdopen(reader, "rb") as stream, os.fdopen(writer, "wb", buffering=0) as out:
+            source = JpegStream(stream, report=print, vid_stride=3)
+            frames = iter(source)
+            out.write(images[0] + images[1])
+            next(frames)
+            assert not source.ready(), "frame 1 is skipped, and 2 would be"
+            out.write(images[2] + images[3])
+            assert not source.ready(), "frame 2 is still in the pipe"
+            assert next(frames).index == 3
+            out.write(images[4] + images[5] + images[0])
+            out.close()
+            assert next(frames).index == 6
+
     @pytest.mark.parametrize("block", [1, 7, 1000, 1 << 20])
     def test_splitter_finds_every_frame_whatever_the_blocks(self, block: int) -> None:
         images = jpegs(3)

@@ -76,7 +76,7 @@ def test_each_source_begins_anew_and_no_number_is_given_twice() -> None:
     tally = Tally()
     for result in results:
         tally.add(result)
-    assert "5 faces in 3 tracks" in tally.headline()
+    assert "5 faces, 3 tracks" in tally.headline()
 
 
 def test_without_an_average_faces_are_followed_only() -> None:
@@ -102,12 +102,36 @@ def test_uncertain_is_shown_counted_and_drawn_and_probabilities_stay() -> None:
     assert results[0].drawn is not None
 
 
+def test_a_label_that_holds_gives_way_to_one_that_is_probable_enough() -> None:
+    rows = [[0.6, 0.35, 0.05], *[[0.44, 0.52, 0.04]] * 40]
+    results = run([frame(i) for i in range(41)], rows, Steadier(0.1, at_least=0.5), at_least=0.5)
+    assert [results[i].faces[0].shown.label for i in (0, 40)] == ["happy", "sad"]
+
+
 def test_a_label_that_holds_by_the_margin_tells_its_own_probability() -> None:
     rows = [[0.6, 0.35, 0.05], *[[0.45, 0.5, 0.05]] * 40]
     results = run([frame(i) for i in range(41)], rows, Steadier(0.1))
     shown = results[-1].faces[0].shown
     assert shown.label == "happy"
     assert shown.probability == pytest.approx(0.45, abs=0.005)
+
+
+def test_blur_holds_where_the_detector_misses_a_face() -> None:
+    class Misses(WholePicture):
+        count = 0
+
+        def detect(self, bgr: Image, *, fine: bool = False) -> list[Face]:
+            self.count += 1
+            return [] if self.count in (4, 5) else [Face((20.0, 10.0, 30.0, 40.0), 0.9)]
+
+    steadier = Steadier(0.5)
+    pipeline = Pipeline(Misses(), Scripted([[0.9, 0.05, 0.05]] * 10), steadier=steadier, painter=painter(blur=True))
+    for index in range(10):
+        result = pipeline.process(frame(index))
+        assert result.drawn is not None
+        changed = (result.drawn != result.frame.image).any(axis=2)
+        assert changed[15:45, 25:45].mean() > 0.9, index
+        assert len(result.unseen) == (index in (3, 4))
 
 
 def test_faces_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:

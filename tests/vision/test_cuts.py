@@ -16,9 +16,9 @@ def scene(seed: int, height: int = 360, width: int = 640) -> Image:
     return np.asarray(cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def cut_between(*pictures: Image) -> list[bool]:
+def cut_between(*pictures: Image, apart_s: float = 0.04) -> list[bool]:
     detector = CutDetector()
-    return [detector.update(p) for p in pictures][1:]
+    return [detector.update(p, index * apart_s) for index, p in enumerate(pictures)][1:]
 
 
 def test_another_scene_is_a_cut_and_the_same_is_none() -> None:
@@ -38,6 +38,20 @@ def test_somebody_who_walks_into_the_picture_is_none() -> None:
     picture, entered = scene(0), scene(0)
     cv2.ellipse(entered, (320, 200), (90, 130), 0, 0, 360, (150, 170, 210), -1)
     assert cut_between(picture, entered) == [False]
+
+
+@pytest.mark.parametrize("apart_s", [0.0, 0.04, 0.2, 1.0, 60.0])
+def test_frames_far_apart_may_differ_more(apart_s: float) -> None:
+    """A pan by an eighth of the picture is a cut in a moment, and none after a while; another scene is one always."""
+    wide = scene(0, width=960)
+    likeness = cut_between(wide[:, :640].copy(), wide[:, 80:720].copy(), apart_s=apart_s)
+    assert likeness == [apart_s < 0.1]
+    assert cut_between(scene(0), scene(1), apart_s=apart_s) == [True]
+
+
+def test_a_cut_through_black_is_one() -> None:
+    black = np.zeros((360, 640, 3), np.uint8)
+    assert cut_between(scene(0), black, scene(1), black, scene(1)) == [False, True, False, False]
 
 
 def test_darkness_tells_nothing() -> None:

@@ -216,6 +216,12 @@ def test_a_model_that_is_none(tmp_path: Path, name: str, content: bytes | None) 
         choose_detector(name, path)
 
 
+def test_without_onnxruntime_the_file_is_not_blamed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UnavailableError, match="onnxruntime"):
+        YuNet(model)
+
+
 def test_another_onnx_file_is_no_yunet(shared: Path) -> None:
     with pytest.raises(UnavailableError, match="not a YuNet model"):
         choose_detector("yunet", shared / "models" / "ultraface_version-RFB-320.onnx")

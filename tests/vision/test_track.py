@@ -57,6 +57,37 @@ def test_a_face_that_is_not_seen_for_a_while(away_s: float, same: bool) -> None:
     assert after in {1, 2}
 
 
+@pytest.mark.parametrize("apart_s", [1.2, 5.0])
+def test_frames_further_apart_than_that_are_followed_too(apart_s: float) -> None:
+    """From the second pair on: before, nobody can tell a slow source from one that was away."""
+    tracker = Tracker()
+    numbers = [tracker.update([face(300 + frame, 200)], apart_s * frame)[0] for frame in range(6)]
+    assert len(set(numbers[1:])) == 1
+    (away,) = tracker.update([face(306, 200)], 5 * apart_s + 3 * apart_s)
+    assert away not in numbers
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.028, 0.0328])
+def test_frames_stamped_nearly_at_once_tell_no_speed(late_s: float) -> None:
+    """As a camera's are after a stall: every tenth is taken late, the next in time."""
+    tracker = Tracker()
+    for frame in range(90):
+        stamp = frame / 30 + (late_s if frame % 10 == 0 else 0)
+        assert tracker.update([face(100 + 400 * frame / 30, 200, 80)], stamp) == [1], frame
+
+
+def test_a_face_that_was_missed_is_expected_where_it_was_going() -> None:
+    tracker = Tracker()
+    for frame in range(10):
+        tracker.update([face(100 + 5 * frame, 200, 90), face(500, 300, 60)], frame / RATE)
+        assert tracker.unseen() == []
+    tracker.update([face(500, 300, 60)], 10 / RATE)
+    (missed,) = tracker.unseen()
+    assert missed.box == pytest.approx((105, 155, 90, 90), abs=2)
+    tracker.update([face(500, 300, 60)], 9 / RATE + 1.1 * PATIENCE_S)
+    assert tracker.unseen() == []
+
+
 def test_what_is_far_away_or_of_another_size_is_somebody_else() -> None:
     tracker = Tracker()
     assert tracker.update([face(300, 200)], 0.0) == [1]

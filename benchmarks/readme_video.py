@@ -16,7 +16,8 @@ def page(results: Path, table: Table) -> str:
     overlap = json.loads((results / "overlap.json").read_text())
     detector = json.loads((results / "detector.json").read_text())
     parts = [_clips(report, table), _second(report), _uncertain(report, table)]
-    return "\n\n".join([*parts, _detector(detector, table), _overlap(overlap, table)])
+    soak = json.loads((results / "soak.json").read_text())
+    return "\n\n".join([*parts, _detector(detector, table), _overlap(overlap, table), _soak(soak)])
 
 
 def _clips(report: dict[str, Any], table: Table) -> str:
@@ -126,4 +127,17 @@ def _overlap(report: dict[str, Any], table: Table) -> str:
         f"cores of {machine['cpu']}, {machine['date']} (`benchmarks/overlap.py`, `overlap.json`). `run` overlaps "
         "OpenVINO; onnxruntime would need a thread, which it does not get:\n\n"
         + table(["", "one after the other", "overlapped", "ratio", "overlapped by"], rows)
+    )
+
+
+def _soak(report: dict[str, Any]) -> str:
+    after = report["frames"] - report["warm_up"]
+    first, last = (kb / 1024 for kb in report["rss_kb"])
+    return (
+        f"A long run: {report['frames']:,} frames of `{report['clip']}`, round and round, on {report['runtime']} with "
+        f"`--detect-every {report['detect_every_s']:g} --smooth 0.5`, blurred and drawn, {report['fps']:.0f} a second: "
+        f"{first:.1f} MiB, the clip decoded among it, after the first {report['warm_up']:,} and {last:.1f} after {after:,} more, "
+        f"{report['rss_kb_per_1000_frames']:.2f} KB for each thousand; open files "
+        f"{' or '.join(map(str, report['open_files']))} throughout (`benchmarks/soak.py`, `soak.json`, "
+        f"{report['environment']['date']})."
     )

@@ -136,7 +136,8 @@ def _soak(report: dict[str, Any]) -> str:
     return (
         f"A long run: {report['frames']:,} frames of `{report['clip']}`, round and round, on {report['runtime']} with "
         f"`--detect-every {report['detect_every_s']:g} --smooth 0.5`, blurred and drawn, {report['fps']:.0f} a second: "
-        f"{first:.1f} MiB, the clip decoded among it, after the first {report['warm_up']:,} and {last:.1f} after {after:,} more, "
+        f"{first:.1f} MiB, the clip decoded among it, after the first {report['warm_up']:,} and {last:.1f} after "
+        f"{after:,} more, "
         f"{report['rss_kb_per_1000_frames']:.2f} KB for each thousand; open files "
         f"{' or '.join(map(str, report['open_files']))} throughout (`benchmarks/soak.py`, `soak.json`, "
         f"{report['environment']['date']})."

@@ -107,7 +107,11 @@ class Tally:
     def latency(self) -> list[tuple[str, float, float]]:
         """(stage, median ms, p90 ms) of every stage that ran, and of their sum, "total"."""
         order = [s for s in (*STAGES, "total") if s in self._latency]
-        return [(s, *self._latency[s].percentiles(50, 90)) for s in order]  # type: ignore[misc]
+        rows = []
+        for stage in order:
+            median, p90 = self._latency[stage].percentiles(50, 90)
+            rows.append((stage, median, p90))
+        return rows
 
     def headline(self) -> str:
         """The summary's first line: frames, faces, FPS, labels, inputs that could not be read."""

@@ -26,6 +26,12 @@ class Face:
     score: float
     landmarks: NDArray[np.float32] | None = None
 
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Centre of its box in pixels."""
+        x, y, w, h = self.box
+        return x + w / 2, y + h / 2
+
 
 class Detector(Protocol):
     """Finds faces; ``name`` is what reports call it."""

@@ -35,7 +35,7 @@ class _Known:
     @property
     def expected(self) -> tuple[float, float]:
         """Where its centre should be now."""
-        x, y = centre(self.face)
+        x, y = self.face.centre
         return x + self.moved[0], y + self.moved[1]
 
 
@@ -105,14 +105,8 @@ class Follower:
         return out
 
 
-def centre(face: Face) -> tuple[float, float]:
-    """Centre of a face's box."""
-    x, y, w, h = face.box
-    return x + w / 2, y + h / 2
-
-
 def _moved(known: _Known, face: Face) -> _Known:
-    (x, y), (before_x, before_y) = centre(face), centre(known.face)
+    (x, y), (before_x, before_y) = face.centre, known.face.centre
     return _Known(face, (x - before_x, y - before_y))
 
 
@@ -126,7 +120,7 @@ def _placed(face: Face, scale: float, left: int, top: int) -> Face:
 
 
 def _distance(face: Face, known: _Known) -> float:
-    (x, y), (ahead_x, ahead_y) = centre(face), known.expected
+    (x, y), (ahead_x, ahead_y) = face.centre, known.expected
     return float(np.hypot(x - ahead_x, y - ahead_y)) / known.size
 
 
@@ -137,5 +131,5 @@ def _fits(face: Face, known: _Known) -> bool:
 
 def _same(one: Face, other: Face) -> bool:
     """Whether the centre of each lies near the other's: two known faces that have become one."""
-    (x, y), (a, b) = centre(one), centre(other)
+    (x, y), (a, b) = one.centre, other.centre
     return float(np.hypot(x - a, y - b)) < 0.3 * max(*one.box[2:], *other.box[2:])

@@ -130,5 +130,5 @@ class Tracker:
 
 
 def _place(face: Face) -> _Place:
-    x, y, w, h = face.box
-    return x + w / 2, y + h / 2, max(1.0, math.sqrt(max(0.0, w * h))), (w, h)
+    w, h = face.box[2:]
+    return *face.centre, max(1.0, math.sqrt(max(0.0, w * h))), (w, h)

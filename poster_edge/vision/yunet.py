@@ -131,13 +131,13 @@ def _padded(bgr: Image) -> Image:
 
 
 def _has_centre(face: Face, bgr: Image) -> bool:
-    x, y, w, h = face.box
-    return w > 0 and h > 0 and 0 <= x + w / 2 <= bgr.shape[1] and 0 <= y + h / 2 <= bgr.shape[0]
+    x, y = face.centre
+    return min(face.box[2:]) > 0 and 0 <= x <= bgr.shape[1] and 0 <= y <= bgr.shape[0]
 
 
 def _covered(face: Face, others: list[Face]) -> bool:
     """Whether a face's centre lies in another's box: the same face, or a part of a larger one."""
-    cx, cy = face.box[0] + face.box[2] / 2, face.box[1] + face.box[3] / 2
+    cx, cy = face.centre
     return any(x <= cx <= x + w and y <= cy <= y + h for x, y, w, h in (o.box for o in others))
 
 

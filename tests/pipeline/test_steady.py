@@ -134,7 +134,7 @@ def test_blur_holds_where_the_detector_misses_a_face() -> None:
         assert len(result.unseen) == (index in (3, 4))
 
 
-def test_faces_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faces_that_come_and_go() -> None:
     """What is kept is bounded by the faces of the last second, however long the run."""
     steadier = Steadier(0.5)
     pipeline = Pipeline(_Wandering(), Scripted([[0.9, 0.05, 0.05]] * 3000), steadier=steadier)

@@ -157,7 +157,6 @@ def test_inferences_under_way_keep_their_feeds_and_their_results(tmp_path: Path)
         for index in (6, 0, 3, 1, 2, 5, 4):
             np.testing.assert_allclose(given[index].result()["logits"], expected[index], atol=1e-5)
             assert given[index].result() is given[index].result()
-            assert given[index].infer_ms > 0
 
 
 def test_an_inference_that_waits_for_another_does_not_count_its_time() -> None:
@@ -173,7 +172,7 @@ def test_an_inference_that_waits_for_another_does_not_count_its_time() -> None:
                 pending.result()
             single.append(alone.infer_ms)
             second.append(pair[1].infer_ms)
-    assert np.median(second) < 1.5 * np.median(single)
+    assert 0.4 * np.median(single) < np.median(second) < 1.5 * np.median(single)
 
 
 def test_a_runner_that_is_left_ends_what_is_under_way(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from poster_edge.pipeline.continuity import Continuity
 from poster_edge.pipeline.video import video_frames
 from poster_edge.vision.faces import Face, Image, largest_first
-from poster_edge.vision.follow import Follower, centre
+from poster_edge.vision.follow import Follower
 from poster_edge.vision.yunet import MODEL_NAME, YuNet
 
 WIDTH, HEIGHT = 640, 480
@@ -77,7 +77,7 @@ def test_a_face_that_is_not_where_it_was_is_looked_for_everywhere(case: str) -> 
     after = {"gone": (), "jumped": ((500, 300, 80),), "shrunk": ((200, 200, 30),), "cut": ((200, 200, 80),)}[case]
     found = follower.detect(scene(*after), 0.12, continues=case != "cut")
     assert wholes(blobs) == 2
-    assert [centre(f) for f in found] == [pytest.approx((x, y), abs=1) for x, y, _ in after]
+    assert [f.centre for f in found] == [pytest.approx((x, y), abs=1) for x, y, _ in after]
 
 
 def test_without_a_face_nothing_is_looked_at_in_between() -> None:
@@ -123,7 +123,7 @@ def test_yunet_follows_people_through_a_clip(shared: Path, media: Path) -> None:
     for frame in video_frames(media / "panzoom_640x480_25fps.mp4", report=print):
         found = follower.detect(frame.image, frame.time_s, continues=continuity.update(frame))
         for face in yunet.detect(frame.image):
-            near = [np.hypot(*np.subtract(centre(face), centre(f))) for f in found]
+            near = [np.hypot(*np.subtract(face.centre, f.centre)) for f in found]
             looked += 1
             missed += min(near, default=np.inf) > 0.15 * face.box[3]
     assert looked > 200

@@ -17,7 +17,7 @@ help:
 	@echo "    make bench PART='zoo peers': some of startup, pcp, evaluation, crops, precisions, latency, zoo, peers, video"
 	@echo "make gpu-check | gpu-train | gpu-bench   on a GPU machine, or CPU=1 at toy size, in MINUTES;"
 	@echo "    gpu-bench SWEEP=1 also tries the kernels' launch settings; COMMIT=... names the commit in the record;"
-	@echo "    gpu-train trains MODEL=A,B (default: two teachers, then poster-mini and poster-nano by them; by name alone:"
+	@echo "    gpu-train trains MODEL=A,B (default: two teachers, then poster-mini by them; by name alone: poster-nano,"
 	@echo "    poster, poster-48, poster-mini-alone, poster-micro, cf-dan-nano, fer-vt-nano, poster-nano-sam) and reads"
 	@echo "    DATA (default carry/):"
 	@echo "    fer2013_train_valid.npz, for POSTER fer2013_mesh_train_valid.npz"

@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--model", help="train: these steps of the plan alone, comma between [default: all]")
     parser.add_argument("--scale", type=float, default=1.0, help="train: factor on the plan's epochs")
     parser.add_argument("--minutes", type=float, help=f"of a call [default: {MINUTES}]")
+    parser.add_argument("--wait-for", type=Path, help="bench: measure when this file is there, and the GPU free")
     parser.add_argument("--sweep", action="store_true", help="bench: also try the kernels' launch settings, a minute")
     args = parser.parse_args()
     began, minutes = time.monotonic(), args.minutes or MINUTES[args.job]
@@ -56,6 +57,7 @@ def main() -> None:
             cpu=args.cpu,
             seconds=60 * minutes,
             sweep=args.sweep,
+            wait_for=args.wait_for,
             out=args.out,
             flush=lambda record: write_record(path, {**head, **record}),
             began=began,

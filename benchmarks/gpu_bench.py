@@ -74,13 +74,23 @@ class Bench:
         cpu: toy size, without torch.compile, to show that it works.
         seconds: of everything.
         sweep: also try other launch settings of the fused kernels.
+        wait_for: nothing is timed before this file is there: another job still has the GPU.
         flush: is given the record so far.
+        began: time.monotonic() at the start of the program.
     """
 
     def __init__(
-        self, *, cpu: bool, seconds: float, sweep: bool, flush: Callable[[dict[str, Any]], None], began: float
+        self,
+        *,
+        cpu: bool,
+        seconds: float,
+        sweep: bool,
+        wait_for: Path | None,
+        flush: Callable[[dict[str, Any]], None],
+        began: float,
     ) -> None:
         self.cpu, self.device, self.sweep, self.flush = cpu, "cpu" if cpu else "cuda", sweep, flush
+        self.wait_for = wait_for
         self.began, self.seconds = began, seconds
         self.cells: list[Cell] = []
         self.other: list[Row] = []
@@ -106,6 +116,7 @@ class Bench:
                 self.prepare()
             self.write()
             self.collect_workers()
+            self.wait()
             with quiet():
                 if not self.cpu:
                     self.extra["ceilings"] = ceilings(self.clock)
@@ -217,6 +228,15 @@ class Bench:
                     size,
                 )
 
+    def wait(self) -> None:
+        """Until the GPU is free; the time for measurements begins then."""
+        if self.wait_for is None:
+            return
+        while not self.wait_for.exists():
+            time.sleep(0.2)
+        # As if all before it had just taken its share.
+        self.began = max(self.began, time.monotonic() - _COMPILE_SHARE * self.seconds)
+
     def measure(self) -> None:
         """Rounds over all cells, each beginning elsewhere; the transformer first, should the time run out."""
         first = [what for what, _ in self.parts()]
@@ -266,7 +286,14 @@ class Bench:
 
 
 def bench(
-    *, cpu: bool, seconds: float, sweep: bool, out: Path, flush: Callable[[dict[str, Any]], None], began: float
+    *,
+    cpu: bool,
+    seconds: float,
+    sweep: bool,
+    wait_for: Path | None,
+    out: Path,
+    flush: Callable[[dict[str, Any]], None],
+    began: float,
 ) -> list[Row]:
     """Run the benchmark; the table is also written to ``out``/gpu_bench.csv.
 
@@ -274,6 +301,7 @@ def bench(
         cpu: toy size.
         seconds: of everything but the sweep.
         sweep: also sweep the launch settings, for a minute more.
+        wait_for: see :class:`Bench`.
         out: folder.
         flush: takes the record so far.
         began: time.monotonic() at the start of the program.
@@ -289,7 +317,7 @@ def bench(
         flush(record)
         write_csv(out / "gpu_bench.csv", head, record["rows"])
 
-    return Bench(cpu=cpu, seconds=seconds, sweep=sweep, flush=both, began=began).run()
+    return Bench(cpu=cpu, seconds=seconds, sweep=sweep, wait_for=wait_for, flush=both, began=began).run()
 
 
 def summary(rows: list[Row]) -> None:

@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from poster_edge.config import DEFAULT_MODEL
+
 SIZES = (64, 512, 4096)
 
 
@@ -54,7 +56,7 @@ def main() -> None:
     """Measure and write ``calibration_memory.json``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", default="poster-nano")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

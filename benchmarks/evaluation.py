@@ -20,9 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from readme import table
 from run_all import RESULTS, ROOT, write
 
+from poster_edge.config import DEFAULT_MODEL
+
 PAGE = ROOT / "docs" / "evaluation.md"
 BEGIN, END = "<!-- figures:begin", "<!-- figures:end -->"
-REPORT, COUNTS, MASKING = "eval_poster-nano_fer2013.json", "ablation_counts.json", "relevance_masking.json"
+REPORT, COUNTS, MASKING = f"eval_{DEFAULT_MODEL}_fer2013.json", "ablation_counts.json", "relevance_masking.json"
 ABLATION = "ablation.json"
 #: Cells of 36 that are painted over.
 MASKED = (0, 2, 4, 8, 12, 18)
@@ -32,7 +34,7 @@ FACES = 100
 def measure(data: Path) -> None:
     """Everything that needs the packaged model and FER2013's validation split."""
     report, command = RESULTS / REPORT, [sys.executable, "-m", "poster_edge"]
-    confusion, tsne = (RESULTS / f"{n}_poster-nano_fer2013.png" for n in ("confusion", "tsne"))
+    confusion, tsne = (RESULTS / f"{n}_{DEFAULT_MODEL}_fer2013.png" for n in ("confusion", "tsne"))
     pictures = ["--plot", str(confusion), "--tsne", str(tsne)]
     evaluation = ["eval", "--runtime", "onnxruntime", "--data", str(data), "--json", str(report), *pictures]
     subprocess.run([*command, *evaluation], check=True, cwd=ROOT)
@@ -60,7 +62,7 @@ def masking(data: Path) -> dict[str, Any]:
     from poster_edge.models.checkpoint import load_model
     from poster_edge.models.relevance import explain
 
-    network, info = load_model(ROOT / "poster_edge" / "zoo" / "poster-nano" / "model.safetensors")
+    network, info = load_model(ROOT / "poster_edge" / "zoo" / DEFAULT_MODEL / "model.safetensors")
     faces, rng = load_faces(data), np.random.default_rng(0)
     rows = rng.permutation(faces.indices("validation"))[:FACES]
     x = torch.from_numpy(to_input([faces.read(int(i)) for i in rows], info.preprocess))
@@ -127,7 +129,7 @@ def _classes() -> str:
     ]
     cost = report["size_and_cost"]
     return (
-        f"### The packaged model\n\n{report['model']} on FER2013's validation split: {report['count']} faces, accuracy "
+        f"### The default model\n\n{report['model']} on FER2013's validation split: {report['count']} faces, accuracy "
         f"{report['accuracy']:.2%} ± {report['accuracy_ci95']:.2%}, mean class accuracy "
         f"{report['mean_class_accuracy']:.2%}; {cost['parameters']:,} parameters, {cost['flops'] / 1e9:.3f} GFLOPs "
         f"({cost['paper_flops'] / 1e9:.3f} as the POSTER paper counts).\n\n"
@@ -140,8 +142,8 @@ def _pictures() -> str:
     note = "Why these classes: relevance of the packaged photos' faces, by `poster-edge explain`."
     return "\n\n".join(
         [
-            f"![confusion matrix]({where}/confusion_poster-nano_fer2013.png)",
-            f"![t-SNE of the features]({where}/tsne_poster-nano_fer2013.png)",
+            f"![confusion matrix]({where}/confusion_{DEFAULT_MODEL}_fer2013.png)",
+            f"![t-SNE of the features]({where}/tsne_{DEFAULT_MODEL}_fer2013.png)",
             note,
             f"![relevance, astronaut]({where}/relevance_astronaut.png)",
             f"![relevance, Grace Hopper]({where}/relevance_grace_hopper.png)",

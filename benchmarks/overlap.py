@@ -1,6 +1,6 @@
 """Do the CPU runtimes gain from working while the next frame is searched for faces?
 
-    python benchmarks/overlap.py --clip CLIP [--models poster-nano …] [--rounds 7] [--frames 80]
+    python benchmarks/overlap.py --clip CLIP [--models NAME …] [--rounds 7] [--frames 80]
 
 Plain and overlapped runs take turns over the same frames; each round gives one ratio of frames a second, above 1
 where it helps.  OpenVINO's runner works by itself, as ``run`` uses it; onnxruntime gets a thread here, which ``run``
@@ -21,6 +21,7 @@ from typing import Any
 
 from run_all import RESULTS, environment
 
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.pipeline.frame import Frame
 from poster_edge.pipeline.sources import open_source
 from poster_edge.runtime.bundle import load_bundle
@@ -88,7 +89,7 @@ def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clip", type=Path, required=True)
-    parser.add_argument("--models", nargs="+", default=["poster-nano"], help="names or bundles")
+    parser.add_argument("--models", nargs="+", default=[DEFAULT_MODEL], help="names or bundles")
     parser.add_argument("--yunet", type=Path, help="YuNet's model; default: where 'run' looks")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--frames", type=int, default=80)

@@ -14,6 +14,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -104,12 +105,12 @@ def facex() -> tuple[Peer, str, Path]:
     return name, "LiteRT", path
 
 
-def ours(precision: str, runtime: str) -> tuple[Peer, str, Path]:
-    """This project's packaged model, or the bundle that POSTER_EDGE_PEER_BUNDLE names."""
+def ours(model: str, runtime: str, precision: str) -> tuple[Peer, str, Path]:
+    """A packaged model of this project, from the folder that POSTER_EDGE_PEER_BUNDLES names."""
     from poster_edge.runtime.bundle import load_bundle
     from poster_edge.runtime.classifier import Classifier
 
-    bundle = load_bundle(os.environ.get("POSTER_EDGE_PEER_BUNDLE", "poster-nano"))
+    bundle = load_bundle(str(Path(os.environ["POSTER_EDGE_PEER_BUNDLES"]) / model))
     classifier = Classifier(bundle, runtime=runtime, precision=precision, device="cpu", threads=1)
     classifier.__enter__()
     file = bundle.model_file(precision)
@@ -120,15 +121,19 @@ def ours(precision: str, runtime: str) -> tuple[Peer, str, Path]:
     )
 
 
+#: Packaged models of this project.
+OURS = ("poster-mini", "poster-nano")
 PEERS: dict[str, Callable[[], tuple[Peer, str, Path]]] = {
     "fer 25.10.3 tflite, as trained": fer_tflite,
     "fer 25.10.3 tflite, own call": fer_tflite_own,
     "fer 25.10.3 Keras, as trained": fer_keras,
     "facex 1.1.0": facex,
-    "poster-nano onnxruntime fp32": lambda: ours("fp32", "onnxruntime"),
-    "poster-nano onnxruntime int8": lambda: ours("int8", "onnxruntime"),
-    "poster-nano openvino fp32": lambda: ours("fp32", "openvino"),
-    "poster-nano openvino int8": lambda: ours("int8", "openvino"),
+    **{
+        f"{model} {runtime} {precision}": partial(ours, model, runtime, precision)
+        for model in OURS
+        for runtime in ("onnxruntime", "openvino")
+        for precision in ("fp32", "int8")
+    },
 }
 
 

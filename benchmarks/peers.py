@@ -1,4 +1,4 @@
-"""Other expression packages beside poster-nano: the same FER2013 validation faces, the same run, one thread each.
+"""Other expression packages beside ours: the same FER2013 validation faces, the same run, one thread each.
 
     python benchmarks/peers.py --data FILE.npz [--duration 20] [--faces N]
 
@@ -9,7 +9,7 @@ Peers get an environment of their own, which is made at the first run:
     peers/bin/pip install tensorflow==2.21.0 ai-edge-litert==2.3.0 scikit-image 'opencv-python-headless<5'
 
 ``--no-deps``, as nothing but their models and their few lines of preparation (repeated in peer_worker.py) is
-needed.  poster-nano's INT8 model is made from its training images first.  OpenCV Zoo's MobileFaceNet is not among
+needed.  The INT8 models of ours are made from the training images first.  OpenCV Zoo's MobileFaceNet is not among
 them: no package carries the file.
 """
 
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peer_worker import PEERS, read, write
+from peer_worker import OURS, PEERS, read, write
 from run_all import RESULTS, ROOT
 
 from poster_edge.bench.environment import read_environment
@@ -35,21 +35,22 @@ from poster_edge.bench.measure import take_turns
 from poster_edge.bench.noise import Watch
 from poster_edge.bench.records import table
 from poster_edge.bench.statistics import speed_ratio, summarise
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.data.faces import load_faces
 from poster_edge.data.split import twins_in_training
 
 PACKAGES = ("tensorflow==2.21.0", "ai-edge-litert==2.3.0", "scikit-image", "opencv-python-headless<5")
 BARE = ("fer==25.10.3", "facex==1.1.0")
-BASELINE = "poster-nano onnxruntime fp32"
+BASELINE = f"{DEFAULT_MODEL} onnxruntime fp32"
 
 
 class PeerProcess:
     """A peer's process; see peer_worker.py."""
 
-    def __init__(self, name: str, python: str, bundle: Path) -> None:
+    def __init__(self, name: str, python: str, bundles: Path) -> None:
         self.name = name
         command = [python, str(ROOT / "benchmarks" / "peer_worker.py"), name]
-        environment = {**os.environ, "POSTER_EDGE_PEER_BUNDLE": str(bundle), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "POSTER_EDGE_PEER_BUNDLES": str(bundles), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(command, stdin=-1, stdout=-1, env=environment, cwd=ROOT)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -90,11 +91,11 @@ def environment(folder: Path) -> str:
     return str(python)
 
 
-def int8_bundle(folder: Path, data: Path) -> Path:
-    """The packaged model with its INT8 models beside it."""
-    export = [sys.executable, "-m", "poster_edge", "export", "--int8", "--data", str(data), "-o", str(folder / "nano")]
-    subprocess.run(export, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    return folder / "nano"
+def int8_bundles(folder: Path, data: Path) -> None:
+    """The packaged models, each in a folder of its name, with their INT8 models beside them."""
+    for model in OURS:
+        export = ["export", "--model", model, "--int8", "--data", str(data), "-o", str(folder / model)]
+        subprocess.run([sys.executable, "-m", "poster_edge", *export], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def main() -> None:
@@ -112,11 +113,11 @@ def main() -> None:
     alone = ~twins_in_training(faces, rows)
     python = environment(args.environment)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        bundle = int8_bundle(Path(scratch), args.data.resolve())
+        int8_bundles(Path(scratch), args.data.resolve())
         processes = []
         for name in PEERS:
-            own = sys.executable if name.startswith("poster-nano") else python
-            processes.append(stack.enter_context(PeerProcess(name, own, bundle)))
+            own = sys.executable if name.startswith(OURS) else python
+            processes.append(stack.enter_context(PeerProcess(name, own, Path(scratch))))
         for process in processes:
             process.ask("faces", crops)
             for _ in range(2):

@@ -1,6 +1,6 @@
 """Accuracy of a bundle in FP32, FP16 and INT8, for every calibration method and several numbers of images.
 
-    python benchmarks/precision_accuracy.py --data FILE.npz [--model poster-nano]
+    python benchmarks/precision_accuracy.py --data FILE.npz [--model NAME]
 
 Everything is judged on the whole validation split by the runners that ``run`` uses; calibration
 images come from the training split.
@@ -26,6 +26,7 @@ from poster_edge.calib.qdq import quantise, tensors_to_calibrate
 from poster_edge.calib.ranges import METHODS
 from poster_edge.cli.eval_report import select
 from poster_edge.cli.export_precision import KINDS
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.data.faces import load_faces
 from poster_edge.export.fp16 import input_range, to_fp16
 from poster_edge.files import write_atomic
@@ -53,7 +54,7 @@ def main() -> None:
     """Measure and write ``precision_accuracy.json``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", default="poster-nano")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     args = parser.parse_args()
     bundle = load_bundle(args.model)
     manifest, classes = bundle.manifest, bundle.manifest.classes
@@ -109,7 +110,10 @@ def main() -> None:
                 if size == SIZES[1]:
                     narrow = quantise(model, chosen, placement="inputs", kinds=KINDS, fp16_scales=True)
                     measure("model.int8-inputs.onnx", to_fp16(narrow, input_range=clamp), judge_of_inputs, **about)
-    write("precision_accuracy.json", {"data": args.data.name, "images": held.count, "results": results})
+    write(
+        "precision_accuracy.json",
+        {"model": args.model, "data": args.data.name, "images": held.count, "results": results},
+    )
 
 
 if __name__ == "__main__":

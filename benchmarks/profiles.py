@@ -1,8 +1,8 @@
-"""Where the time goes in poster-nano and POSTER on this machine, and POSTER's bounds on every device of the table.
+"""Where the time goes in the default model and POSTER here, and POSTER's bounds on every device of the table.
 
-    python benchmarks/profiles.py [--only poster-nano|poster] [--work FOLDER] [--frames 50] [--runs 30]
+    python benchmarks/profiles.py [--only NAME] [--work FOLDER] [--frames 50] [--runs 30]
 
-Writes ``profile_poster-nano.json``, ``profile_poster.json`` (the slowest layers of each runtime) and
+Writes ``profile_poster-mini.json``, ``profile_poster.json`` (the slowest layers of each runtime) and
 ``roofline_poster.json``.  POSTER has stand-in weights: its labels mean nothing, its times and bounds do not depend on
 them.
 """
@@ -24,6 +24,7 @@ from run_all import ROOT, write
 from poster_edge.bench.devices import DEVICES
 from poster_edge.bench.layers_graph import Graph, read_graph
 from poster_edge.bench.roofline import at_precision, bounds
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.optional import available
 from poster_edge.runtime.bundle import load_bundle
 
@@ -115,14 +116,14 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=50)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=["poster-nano", "poster"], help="[default: both]")
+    parser.add_argument("--only", choices=[DEFAULT_MODEL, "poster"], help="[default: both]")
     args = parser.parse_args()
     runtimes = ["onnxruntime", *(r for r in ("openvino", "torch") if available(r))]
     with tempfile.TemporaryDirectory() as folder:
         wanted = {}
         if args.only != "poster":
-            wanted["poster-nano"] = "poster-nano", runtimes
-        if args.only != "poster-nano":
+            wanted[DEFAULT_MODEL] = DEFAULT_MODEL, runtimes
+        if args.only != DEFAULT_MODEL:
             bundle = poster(args.work or Path(folder))
             write("roofline_poster.json", {"model": "poster", "weights": "stand-in", **bounds_of(bundle)})
             # A bundle of a large model goes without PyTorch's weights.

@@ -20,6 +20,8 @@ import readme_precision
 import readme_profile
 import readme_video
 
+from poster_edge.config import DEFAULT_MODEL
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
@@ -39,8 +41,8 @@ def load(name: str) -> dict[str, Any]:
 
 
 def accuracy() -> str:
-    """Figures of the packaged model on FER2013's validation split, and per class."""
-    report = load("eval_poster-nano_fer2013.json")
+    """Figures of the default model on FER2013's validation split, and per class."""
+    report = load(f"eval_{DEFAULT_MODEL}_fer2013.json")
     alone = report["without_twins"]
     rows = [
         ["accuracy", f"**{report['accuracy']:.2%}** ± {report['accuracy_ci95']:.2%}", f"{alone['accuracy']:.2%}"],
@@ -52,12 +54,13 @@ def accuracy() -> str:
     twins = report["count"] - alone["count"]
     return "\n\n".join(
         [
-            f"On FER2013's validation split ({report['count']} faces; {twins} of them have a pixel-equal twin in the "
-            "training split, which was dropped from training), as the bundle runs in onnxruntime. The split selected "
-            "the epoch and the temperature, so the figures are slightly optimistic; the third split was never seen.",
+            f"`{report['model']}` on FER2013's validation split ({report['count']} faces; {twins} of them have a "
+            "pixel-equal twin in the training split, which was dropped from training), as the bundle runs in "
+            "onnxruntime. The split selected the epoch and the temperature, so the figures are slightly optimistic; "
+            "the third split was never seen.",
             table(["", "validation", f"without the {twins} twins"], rows),
             table(["recall", *recall], [["", *recall.values()]]),
-            "![confusion matrix](benchmarks/results/confusion_poster-nano_fer2013.png)",
+            f"![confusion matrix](benchmarks/results/confusion_{DEFAULT_MODEL}_fer2013.png)",
         ]
     )
 

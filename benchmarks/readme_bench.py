@@ -124,7 +124,7 @@ def _interval(row: dict[str, str]) -> str:
 
 
 def peers(results: Path, table: Table) -> str:
-    """Other packages beside poster-nano."""
+    """Other packages beside the packaged models."""
     if not (results / "peers.csv").is_file():
         return ""
     rows = read(results / "peers.csv")
@@ -142,7 +142,7 @@ def peers(results: Path, table: Table) -> str:
         ]
         for r in rows
     ]
-    columns = ["", "file MB", "accuracy", "without twins", "p50 ms", "p90 ms", "x poster-nano", "RSS MiB"]
+    columns = ["", "file MB", "accuracy", "without twins", "p50 ms", "p90 ms", f"x {first['baseline']}", "RSS MiB"]
     return "\n\n".join(
         [
             f"Other packages on the same {first['faces']} FER2013 validation faces, in turns in one run, 1 thread each "
@@ -150,7 +150,7 @@ def peers(results: Path, table: Table) -> str:
             table(columns, cells),
             *_noise([rows]),
             '"As trained" feeds the crop to the network as it was trained; "own call" is what fer\'s `detect_emotions` '
-            "makes of a face box that is the whole crop. poster-nano's epoch was selected on these faces; what the "
+            "makes of a face box that is the whole crop. Our models' epochs were selected on these faces; what the "
             "others were trained on is not known here. OpenCV Zoo's MobileFaceNet is in no package that can be had.",
         ]
     )

@@ -30,7 +30,7 @@ def short(results: Path, table: Table) -> str:
     busy = ", a busy machine" if machine.get("load_before", 0) > _QUIET else ""
     return "\n\n".join(
         [
-            f"FP32, FP16 and INT8 of poster-nano on all {report['images']} validation faces; other calibrations, "
+            f"FP32, FP16 and INT8 of {report['model']} on all {report['images']} validation faces; other calibrations, "
             "latencies and memory are in [docs/precision.md](docs/precision.md#figures):",
             table(_COLUMNS, rows),
             f"INT8, times as fast as eager PyTorch in FP32, on {machine['threads']} threads of "
@@ -53,16 +53,18 @@ _COLUMNS = ["file", "runtime", "calibration", "accuracy", "points lost (95 %)", 
 def accuracy(results: Path, table: Table) -> str:
     """Accuracy of each precision and calibration method, and what calibrating takes."""
     report = load(results / "precision_accuracy.json")
+    calibrated = load(results / "calibration_memory.json")
     memory = [
         [str(r["images"]), f"{r['collect_s'] + r['ranges_s']:.1f} s", f"{r['peak_rss_mib']:.0f} MiB"]
-        for r in load(results / "calibration_memory.json")["results"]
+        for r in calibrated["results"]
     ]
     return "\n\n".join(
         [
-            f"poster-nano on all {report['images']} validation faces of FER2013 (`benchmarks/precision_accuracy.py`):",
+            f"{report['model']} on all {report['images']} validation faces of FER2013 "
+            "(`benchmarks/precision_accuracy.py`):",
             table(_COLUMNS, [_accuracy(r) for r in report["results"]]),
-            "Calibrating poster-nano, whole process (`benchmarks/calibration_memory.py`); memory does not follow the "
-            "number of images:",
+            f"Calibrating {calibrated['model']}, whole process (`benchmarks/calibration_memory.py`); memory does not "
+            "follow the number of images:",
             table(["images", "time", "peak memory"], memory),
         ]
     )

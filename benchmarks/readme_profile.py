@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from poster_edge.config import DEFAULT_MODEL
+
 Table = Callable[[list[str], list[list[str]]], str]
-MODELS = ("poster-nano", "poster")
+MODELS = (DEFAULT_MODEL, "poster")
 #: Kinds of layers that are named; the rest is "others".
 _KINDS = 5
 

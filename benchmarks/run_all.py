@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.runtime.int8_sums import sums_int8_exactly
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,7 +100,7 @@ def write(name: str, values: dict[str, Any]) -> None:
 
 
 def evaluation(shared: Path) -> None:
-    """Accuracy and pictures of the packaged model on FER2013's validation split, as it runs."""
+    """Accuracy and pictures of the default model on FER2013's validation split, as it runs."""
     data = str(shared / "data" / "fer2013_train_valid.npz")
     subprocess.run([sys.executable, "benchmarks/evaluation.py", "--data", data], check=True, cwd=ROOT)
 
@@ -110,23 +111,23 @@ def crops(shared: Path) -> None:
     common = ["--data", str(data), "--yunet", str(yunet)]
     for script in (
         ["benchmarks/crop_framing.py", *common, "--media", str(shared / "media")],
-        ["benchmarks/crop_accuracy.py", *common, "--model", "poster-nano", "--count", "600"],
+        ["benchmarks/crop_accuracy.py", *common, "--model", DEFAULT_MODEL, "--count", "600"],
     ):
         subprocess.run([sys.executable, *script], check=True, cwd=ROOT)
 
 
 def precisions(shared: Path) -> None:
-    """Accuracy, calibration memory and FP16's range of the packaged model."""
+    """Accuracy and calibration memory of the default model, FP16's range of poster-nano."""
     for script in ("precision_accuracy", "calibration_memory", "fp16_faces"):
         _script(script, "--data", str(shared / "data" / "fer2013_train_valid.npz"))
 
 
 def latency(shared: Path) -> None:
-    """Latency of the packaged model's precisions, with and without attention in INT8, then full POSTER's."""
+    """Latency of poster-nano's precisions, with and without attention in INT8, then full POSTER's."""
     data = str(shared / "data" / "fer2013_train_valid.npz")
     weights = str(ROOT / "poster_edge" / "zoo" / "poster-nano" / "model.safetensors")
     with tempfile.TemporaryDirectory() as folder:
-        export = [sys.executable, "-m", "poster_edge", "export", "--int8", "--data", data]
+        export = [sys.executable, "-m", "poster_edge", "export", "--model", "poster-nano", "--int8", "--data", data]
         bundles = [f"{folder}/nano"]
         subprocess.run([*export, "--half", "-o", bundles[0]], check=True, cwd=ROOT)
         if not sums_int8_exactly():
@@ -148,7 +149,7 @@ def zoo(shared: Path) -> None:
 
 
 def peers(shared: Path) -> None:
-    """Other packages beside the packaged model; installs them in an environment of their own."""
+    """Other packages beside the packaged models; installs them in an environment of their own."""
     _script("peers", "--data", str(shared / "data" / "fer2013_train_valid.npz"))
 
 

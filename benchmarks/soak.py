@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from run_all import write
 
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.pipeline.frame import Frame
 from poster_edge.pipeline.report import Tally
 from poster_edge.pipeline.runner import in_order
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--clip", type=Path, required=True)
     parser.add_argument("--frames", type=int, default=200_000, help="after the warm-up")
     parser.add_argument("--warm-up", type=int, default=10_000)
-    parser.add_argument("--model", default="poster-nano")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--runtime", default="openvino")
     parser.add_argument("--detect-every", type=float, default=0.2, metavar="SECONDS")
     args = parser.parse_args()

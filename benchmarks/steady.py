@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from run_all import RESULTS, environment
 
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.data.faces import load_faces
 from poster_edge.pipeline.frame import FrameResult
 from poster_edge.pipeline.stages import Pipeline
@@ -48,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--clip", type=Path, action="append", required=True)
-    parser.add_argument("--model", default="poster-nano")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     args = parser.parse_args()
     with ExitStack() as stack:
         classifier = stack.enter_context(Classifier(load_bundle(args.model), runtime="onnxruntime", device="cpu"))

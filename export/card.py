@@ -91,11 +91,17 @@ def _training(training: dict[str, Any]) -> str:
             f"Trained on {training['train_images']:,} images of {training['data']}; images whose pixels equal a "
             f"validation image's ({training['validation_twins']} validation images have such a twin) were dropped. "
             f"The validation split selected the epoch ({training['epoch']} of {training['recipe']['epochs']}) and the "
-            f"temperature ({training['temperature']:.3f}), so these figures are slightly optimistic.\n",
+            f"temperature ({training['temperature']:.3f}), so these figures are slightly optimistic."
+            f"{_rounded(training)}\n",
             _table(columns, figures),
             _table(["class", "recall", "images"], recall),
         ]
     )
+
+
+def _rounded(training: dict[str, Any]) -> str:
+    kind = training.get("rounded_to")
+    return f" They are of the weights before these were rounded to {kind.upper()}." if kind else ""
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:

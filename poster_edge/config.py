@@ -7,6 +7,8 @@ from typing import Any
 
 from poster_edge.errors import InputError
 
+#: The packaged model that commands take when they are told no other.
+DEFAULT_MODEL = "poster-mini"
 COLOURS = ("rgb", "bgr", "gray")
 INTERPOLATIONS = ("linear", "area")
 #: Far beyond what pictures from 0 to 1 need; what lies outside is damage.

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from poster_edge.cli.options import MOST_THREADS, FiniteRange, NamedPath, given_of
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.labels import LABEL_SETS
 
 #: Seconds of timed calls of each candidate; docs/bench.md says when more are wanted.
@@ -40,7 +41,7 @@ class _Names(click.ParamType):
     "--model",
     "models",
     multiple=True,
-    default=("poster-nano",),
+    default=(DEFAULT_MODEL,),
     show_default=True,
     metavar="BUNDLE|NAME",
     help="A bundle's folder, a packaged model, or a checkpoint for PyTorch alone; may be repeated.",

@@ -118,15 +118,16 @@ def _openvino() -> Check:
 
 
 def _default_model() -> Check:
-    from poster_edge.runtime.bundle import DEFAULT_BUNDLE, load_bundle
+    from poster_edge.config import DEFAULT_MODEL
+    from poster_edge.runtime.bundle import load_bundle
 
     try:
-        bundle = load_bundle(DEFAULT_BUNDLE)
+        bundle = load_bundle(DEFAULT_MODEL)
         bundle.verify()
     except PosterEdgeError as error:
         return Check("default model", "broken", str(error), "install poster-edge again")
     size = sum(a.bytes for a in bundle.manifest.artefacts.values())
-    return Check("default model", "ok", f"{DEFAULT_BUNDLE}, {size / 1e6:.1f} MB, hashes match")
+    return Check("default model", "ok", f"{DEFAULT_MODEL}, {size / 1e6:.1f} MB, hashes match")
 
 
 def _yunet() -> Check:

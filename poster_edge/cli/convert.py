@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,11 @@ def command(*, checkpoint: Path, dataset: str | None, half: bool, output: Path, 
     if output.exists() and not force:
         raise UsageError(f"{output} exists; pass --force to replace it")
     model, info = _load(checkpoint, dataset)
-    state, change = to_half(model.state_dict()) if half else (model.state_dict(), 0.0)
+    state, change = model.state_dict(), 0.0
+    if half:
+        state, change = to_half(state)
+        # Figures of a training are of the weights that it ended with.
+        info = replace(info, training={**info.training, "rounded_to": "fp16"} if info.training else {})
     save_checkpoint(output, state, info)
     total = sum(p.numel() for p in model.parameters())
     console.message(

@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from poster_edge.cli.options import data_options, runtime_options
+from poster_edge.config import DEFAULT_MODEL
 
 
 @click.command(name="eval")
-@click.option("--model", default="poster-nano", show_default=True, help="Bundle folder or packaged model.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Bundle folder or packaged model.")
 @data_options
 @click.option(
     "--split",

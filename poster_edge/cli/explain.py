@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from poster_edge.cli.options import detector_options
+from poster_edge.config import DEFAULT_MODEL
 
 
 @click.command(name="explain")
 @click.option("-s", "--source", required=True, metavar="SRC", help="Photo, folder of photos, or glob.")
 @click.option(
     "--model",
-    default="poster-nano",
+    default=DEFAULT_MODEL,
     show_default=True,
     help="Packaged model or bundle that holds its PyTorch weights, or a .safetensors checkpoint; POSTER only.",
 )

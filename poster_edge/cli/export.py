@@ -18,6 +18,7 @@ from poster_edge.cli.export_engine import (
 )
 from poster_edge.cli.export_triton import check_options, export_triton, triton_options
 from poster_edge.cli.options import MOST_THREADS, NamedPath, given_of
+from poster_edge.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from poster_edge.calib.cache import Calibration
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="export")
-@click.option("--model", help="Name of a model, or a bundle's folder [default: poster-nano].")
+@click.option("--model", help=f"Name of a model, or a bundle's folder [default: {DEFAULT_MODEL}].")
 @click.option("--checkpoint", type=NamedPath(), help=".safetensors of 'train' or 'convert'.")
 @click.option("--random-weights", is_flag=True, help="Untrained weights, to measure speed: its labels mean nothing.")
 @click.option(
@@ -166,7 +167,7 @@ def command(
         if plan[1].plugin is not None:
             finished, main = bundle_for_plugin(None if exported else model, asked, plan[1])
         elif not exported:
-            finished, main = finished_bundle(model or "poster-nano", asked)
+            finished, main = finished_bundle(model or DEFAULT_MODEL, asked)
     if finished is None:
         require("onnx", purpose="export a model")
     from poster_edge.cli.export_options import Options
@@ -191,7 +192,7 @@ def command(
         check_effects(context, options, format_)
         for path in (p for p in (calib, data) if p is not None):
             check_exists(path)
-    model = model or (None if checkpoint else "poster-nano")
+    model = model or (None if checkpoint else DEFAULT_MODEL)
     base = name or (Path(model).name if model else checkpoint.stem if checkpoint else "model")
     parts = [base, *([] if main == "fp32" else [main]), *([] if format_ == "onnx" else [format_])]
     folder = output or Path("runs/export") / "-".join(parts)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from poster_edge.cli.export_engine import ENGINE_FORMATS, ENGINE_OPTIONS
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.export.triton_options import BACKENDS, KINDS, TritonOptions
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -131,7 +132,7 @@ def export_triton(
     from poster_edge.runtime.bundle import load_bundle
 
     options = _options(own, threads)
-    bundle = load_bundle(model or "poster-nano")
+    bundle = load_bundle(model or DEFAULT_MODEL)
     manifest = bundle.manifest
     wanted = manifest.precision if precision in (None, "auto") else str(precision)
     options.check_precision(wanted)

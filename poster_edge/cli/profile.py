@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from poster_edge.cli.options import FiniteRange, NamedPath, detector_options, given_of, runtime_options
+from poster_edge.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from poster_edge.bench.profiling import Profile
@@ -21,7 +22,7 @@ TARGETS = ("orin-nano", "orin-nx", "agx-orin", "thor", "rtx3060", "rtx4090", "h1
 
 @click.command(name="profile")
 @click.option("-s", "--source", metavar="SRC", help="As in run: a photo, a clip, a camera [default: a packaged photo].")
-@click.option("--model", default="poster-nano", show_default=True, help="A bundle's folder, or a bundled one's name.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="A bundle's folder, or a bundled one's name.")
 @runtime_options
 @detector_options
 @click.option("--frames", type=click.IntRange(1), default=50, show_default=True, help="Frames that are timed.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from poster_edge.cli.options import FiniteRange, NamedPath, detector_options, given_of, runtime_options
+from poster_edge.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from poster_edge.pipeline.frame import Source
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--camera", type=click.IntRange(0), metavar="N", help="Camera number; short for --source N.")
 @click.option(
-    "--model", default="poster-nano", show_default=True, help="A bundle's folder, or the name of a bundled one."
+    "--model", default=DEFAULT_MODEL, show_default=True, help="A bundle's folder, or the name of a bundled one."
 )
 @runtime_options
 @detector_options

@@ -21,7 +21,6 @@ from poster_edge.runtime.manifest import (
     read_manifest,
 )
 
-DEFAULT_BUNDLE = "poster-nano"
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.safetensors"
 _ZOO = Path(__file__).resolve().parent.parent / "zoo"

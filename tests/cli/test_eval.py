@@ -13,8 +13,10 @@ import pytest
 from poster_edge.cli.eval import command
 from poster_edge.cli.eval_model import chosen_points, embed, size_and_cost
 from poster_edge.cli.eval_report import open_subsets, per_class, with_interval
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.data.faces import load_faces
 from poster_edge.errors import InputError, UsageError
+from poster_edge.models.registry import REGISTRY
 from poster_edge.runtime.bundle import load_bundle
 from poster_edge.train.metrics import evaluate
 from poster_edge.vision.scatter import draw_scatter
@@ -124,7 +126,7 @@ def test_features_are_drawn_from_the_bundles_weights(folders: Path, tmp_path: Pa
     run("--data", str(folders), "--tsne", str(picture), "--json", str(report))
     found = json.loads(report.read_text())
     assert found["tsne"] == {"file": "t.png", "points": 12, "width": 128}
-    assert found["size_and_cost"]["flops"] == 149_361_920
+    assert found["size_and_cost"]["flops"] == REGISTRY[DEFAULT_MODEL].flops
     image = cv2.imread(str(picture))
     assert image is not None
     assert (image.std(axis=2) > 30).sum() > 100, "there are coloured points"

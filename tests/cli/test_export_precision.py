@@ -18,6 +18,7 @@ from poster_edge.calib.collect import collect
 from poster_edge.calib.qdq import tensors_to_calibrate
 from poster_edge.calib.suitability import StatisticsCollector
 from poster_edge.cli.export_fastest import fastest
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.data.preprocess import to_input
 from poster_edge.files import sha256
 from poster_edge.runtime.bundle import Bundle, load_bundle, write_bundle
@@ -136,7 +137,7 @@ def test_a_finished_bundle_can_be_exported_again_without_torch(
 def test_the_packaged_model_brings_its_own_calibration(poster_edge: Command, tmp_path: Path) -> None:
     done = poster_edge("export", "--int8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    bundle = load_bundle(tmp_path / "runs/export/poster-nano-int8")
+    bundle = load_bundle(tmp_path / f"runs/export/{DEFAULT_MODEL}-int8")
     bundle.verify()
     assert bundle.manifest.precision == "int8"
     assert "views of the packaged photos" in done.stderr

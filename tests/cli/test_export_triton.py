@@ -10,6 +10,7 @@ from subprocess import CompletedProcess
 import onnx
 import pytest
 
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.export.fp16 import input_range, to_fp16
 from poster_edge.export.pbtxt import loads
 from poster_edge.export.triton_check import validate_repository
@@ -48,7 +49,7 @@ def test_packaged_model(poster_edge: Command, tmp_path: Path) -> None:
     assert "tritonserver --model-repository=repo" in done.stderr
     assert "no server has run it" in done.stderr
     assert validate_repository(tmp_path / "repo") == []
-    network = config(tmp_path / "repo", "poster-nano")
+    network = config(tmp_path / "repo", DEFAULT_MODEL)
     assert network["dynamic_batching"][0]["max_queue_delay_microseconds"] == [250]
     assert network["parameters"] == [{"key": ["intra_op_thread_count"], "value": [{"string_value": ["1"]}]}]
     again = poster_edge(*TRITON, "-o", "repo", cwd=tmp_path)

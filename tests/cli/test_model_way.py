@@ -46,7 +46,8 @@ def work(checked: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["--data", "faces.npz", "--epochs", "4", "--landmark-epochs", "1", "--batch", "8", "--device", "cpu"]
     trained = checked("train", *arguments, "-o", "r", cwd=folder)
     (folder / "train.txt").write_text(trained.stderr)
-    checked("export", "--checkpoint", "r/best.safetensors", "-o", "b", "--data", "faces.npz", cwd=folder)
+    checked("convert", "--checkpoint", "r/best.safetensors", "--half", "-o", "half.safetensors", cwd=folder)
+    checked("export", "--checkpoint", "half.safetensors", "-o", "b", "--data", "faces.npz", cwd=folder)
     return folder
 
 
@@ -84,6 +85,7 @@ def test_bundle_is_complete(work: Path) -> None:
     card = (work / "b" / "MODEL_CARD.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0")
     assert "Art. 5(1)(f)" in card
+    assert "They are of the weights before these were rounded to FP16." in card, "half.safetensors says so"
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ import pytest
 
 import poster_edge
 from poster_edge.cli.main import main
-from poster_edge.runtime.bundle import DEFAULT_BUNDLE, zoo_names
+from poster_edge.config import DEFAULT_MODEL
+from poster_edge.runtime.bundle import zoo_names
 from poster_edge.vision.yunet import MODEL_NAME, MODEL_VARIABLE
 
 ROOT = Path(poster_edge.__file__).parent.parent
@@ -450,9 +451,9 @@ class TestRealThing:
 
     @pytest.fixture
     def default(self) -> str:
-        if DEFAULT_BUNDLE not in zoo_names():
+        if DEFAULT_MODEL not in zoo_names():
             pytest.skip("the default bundle is not packed yet")
-        return DEFAULT_BUNDLE
+        return DEFAULT_MODEL
 
     @pytest.fixture(autouse=True)
     def yunet(self, monkeypatch: pytest.MonkeyPatch, shared: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import poster_edge as package
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.export.gpu import visible_gpus
 from poster_edge.export.tensorrt_api import installed
 
@@ -35,9 +36,9 @@ def test_run_gives_the_same_answer_and_names_what_ran(poster_edge: Command) -> N
     openvino = poster_edge(*PHOTO, "--jsonl", "-", "--runtime", "openvino", "--threads", "1")
     onnxruntime = poster_edge(*PHOTO, "--jsonl", "-", "--runtime", "onnxruntime", "--precision", "fp32")
     np.testing.assert_allclose(probabilities(openvino), probabilities(onnxruntime), atol=1e-4)
-    assert "haar + poster-nano fp32 on OpenVINO 20" in openvino.stderr
+    assert f"haar + {DEFAULT_MODEL} fp32 on OpenVINO 20" in openvino.stderr
     assert "(CPU, f32)" in openvino.stderr
-    assert "haar + poster-nano fp32 on onnxruntime" in onnxruntime.stderr
+    assert f"haar + {DEFAULT_MODEL} fp32 on onnxruntime" in onnxruntime.stderr
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_torch_runs_the_fused_kernels_that_were_asked_for(
     monkeypatch.delenv("TRITON_INTERPRET")
     reference = poster_edge(*PHOTO, "--jsonl", "-", "--runtime", "onnxruntime", "--precision", "fp32")
     np.testing.assert_allclose(probabilities(fused), probabilities(reference), atol=1e-4)
-    assert "poster-nano fp32 on torch 2." in fused.stderr
+    assert f"{DEFAULT_MODEL} fp32 on torch 2." in fused.stderr
     assert "(CPU, fp32, kernels triton, interpreted)" in fused.stderr
 
 

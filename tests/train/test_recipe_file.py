@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from poster_edge.train.limits import Limits
 from poster_edge.train.recipe import AUGMENTATIONS, LossTerm, Recipe, learning_rate
 from poster_edge.train.recipe_file import load_recipe, parse_recipe, recipe_names
 
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 HEAD = 'about = "mine"\nmodel = "poster-nano"\n'
 
 
@@ -50,6 +53,20 @@ def test_the_papers_recipe_differs_where_the_paper_does() -> None:
 def test_affectnet_is_drawn_with_balanced_classes() -> None:
     recipe = load_recipe("poster-affectnet-official").recipe
     assert (recipe.sampling, recipe.lr, recipe.colour) == ("balanced", 2e-6, "rgb")
+
+
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [
+        ("poster-mini", "train_poster-mini_fer2013/h200-194"),
+        ("cf-dan-48-trunk", "train_cf-dan-48-trunk_fer2013/taught-0"),
+        ("poster-scratch", "train_poster_fer2013/h200"),
+    ],
+)
+def test_our_recipes_are_those_of_the_recorded_runs(name: str, run: str) -> None:
+    record = json.loads((RESULTS / run / "config.json").read_text())
+    recipe = json.loads(json.dumps(asdict(load_recipe(name).recipe)))
+    assert {**record["recipe"], "epochs": 0} == {**recipe, "epochs": 0}, "their number is what fitted into the time"
 
 
 def test_exponential_rate_falls_once_an_epoch() -> None:

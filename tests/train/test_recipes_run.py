@@ -22,7 +22,7 @@ from poster_edge.train.recipe import Recipe, learning_rate
 from poster_edge.train.recipe_file import load_recipe, recipe_names
 
 PACKAGED = Path(__file__).resolve().parents[2] / "poster_edge" / "zoo" / "poster-nano" / "model.safetensors"
-NANO = {"fer-vt": "fer-vt-nano", "cf-dan": "cf-dan-nano"}
+NANO = {"fer-vt": "fer-vt-nano", "cf-dan": "cf-dan-nano", "cf-dan-48-trunk": "cf-dan-nano"}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,19 @@ def train(folder: Path, data: Path, *options: str) -> Result:
     return CliRunner().invoke(command, arguments, catch_exceptions=False)
 
 
+@pytest.fixture(scope="module")
+def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of the same classes, for recipes that ask one."""
+    folder = tmp_path_factory.mktemp("teacher")
+    assert train(folder / "r", data, "--model", "cf-dan-nano", "--epochs", "1").exit_code == 0
+    return folder / "r" / "best.safetensors"
+
+
 @pytest.mark.parametrize("name", recipe_names())
-def test_three_epochs(tmp_path: Path, data: Path, name: str) -> None:
+def test_three_epochs(tmp_path: Path, data: Path, teacher: Path, name: str) -> None:
     model = NANO.get(name, "poster-nano")
-    done = train(tmp_path / "r", data, "--recipe", name, "--model", model, "--epochs", "3")
+    asked = ["--teacher", str(teacher)] if load_recipe(name).recipe.teacher_weight else []
+    done = train(tmp_path / "r", data, "--recipe", name, "--model", model, "--epochs", "3", *asked)
     assert done.exit_code == 0, done.output
     wanted = replace(load_recipe(name).recipe, epochs=3, batch=8)
     config = json.loads((tmp_path / "r" / "config.json").read_text())

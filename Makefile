@@ -16,8 +16,8 @@ help:
 	@echo "make campaign   the long tests;  make bench: regenerate benchmarks/results"
 	@echo "    make bench PART='zoo peers': some of startup, pcp, evaluation, crops, precisions, latency, zoo, peers, video"
 	@echo "make gpu-check | gpu-train | gpu-bench   on a GPU machine, or CPU=1 at toy size, in MINUTES;"
-	@echo "    gpu-bench SWEEP=1 also tries the kernels' launch settings; COMMIT=... names the commit in the record;"
-	@echo "    gpu-train trains MODEL=A,B (default: two teachers, then poster-mini by them; by name alone: poster-nano,"
+	@echo "    gpu-bench SWEEP=1 also tries the kernels' launch settings; WAIT_FOR=FILE: it measures when FILE is there; COMMIT=... names the commit in the record;"
+	@echo "    gpu-train trains MODEL=A,B (default: two teachers, then poster-mini by them; by name alone: poster-nano by all three,"
 	@echo "    poster, poster-48, poster-mini-alone, poster-micro, cf-dan-nano, fer-vt-nano, poster-nano-sam) and reads"
 	@echo "    DATA (default carry/):"
 	@echo "    fer2013_train_valid.npz, for POSTER fer2013_mesh_train_valid.npz"
@@ -74,7 +74,7 @@ bench: $(VENV)/.dev
 
 GPU_PYTHON := $(if $(CPU),$(BIN)/python,$(PYTHON))
 GPU_FLAGS := --out $(OUT) $(if $(CPU),--cpu) $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) $(if $(SWEEP),--sweep) \
-	$(if $(MINUTES),--minutes $(MINUTES))
+	$(if $(MINUTES),--minutes $(MINUTES)) $(if $(WAIT_FOR),--wait-for $(WAIT_FOR))
 gpu-check gpu-train gpu-bench: $(if $(CPU),$(VENV)/.dev)
 	@mkdir -p $(OUT)
 	$(GPU_PYTHON) benchmarks/gpu.py $(@:gpu-%=%) $(GPU_FLAGS)

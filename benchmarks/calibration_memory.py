@@ -1,6 +1,6 @@
 """Peak memory and time of calibration for growing numbers of images, each in a process of its own.
 
-python benchmarks/calibration_memory.py --data FILE.npz [--model poster-nano]
+python benchmarks/calibration_memory.py --data FILE.npz [--model NAME]
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Regenerates the figures of docs/evaluation.md: the packaged model's report, its pictures, the ablation's counts.
+"""Regenerates the figures of docs/evaluation.md: the default model's report, its pictures, the ablation's counts.
 
 python benchmarks/evaluation.py --data fer2013.npz     measure, draw, write into benchmarks/results and the docs
 python benchmarks/evaluation.py                        write the docs from the result files
@@ -32,7 +32,7 @@ FACES = 100
 
 
 def measure(data: Path) -> None:
-    """Everything that needs the packaged model and FER2013's validation split."""
+    """Everything that needs the default model and FER2013's validation split."""
     report, command = RESULTS / REPORT, [sys.executable, "-m", "poster_edge"]
     confusion, tsne = (RESULTS / f"{n}_{DEFAULT_MODEL}_fer2013.png" for n in ("confusion", "tsne"))
     pictures = ["--plot", str(confusion), "--tsne", str(tsne)]

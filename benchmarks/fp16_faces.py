@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from run_all import write
 
+from poster_edge.config import DEFAULT_MODEL
 from poster_edge.data.faces import FaceSet, load_faces
 from poster_edge.data.preprocess import to_input
 from poster_edge.export.fp16 import FP16_MAX, HEADROOM, input_range, to_fp16, value_peaks
@@ -95,7 +96,7 @@ def main() -> None:
     """Measure and write ``fp16_faces_NAME.json``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", default="poster-nano")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--count", type=int, default=10_000)
     args = parser.parse_args()
     report = measure(load_bundle(args.model), args.data, args.count)

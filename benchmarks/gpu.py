@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--wait-for", type=Path, help="bench: measure when this file is there, and the GPU free")
     parser.add_argument("--sweep", action="store_true", help="bench: also try the kernels' launch settings, a minute")
     args = parser.parse_args()
+    if args.wait_for and args.job != "bench":
+        parser.error(f"--wait-for is for bench, not {args.job}")
     began, minutes = time.monotonic(), args.minutes or MINUTES[args.job]
     device = "cpu" if args.cpu else "cuda"
     if device == "cuda" and not torch.cuda.is_available():

@@ -26,6 +26,8 @@ from gpu_time import Clock, against_floor, ceilings, peaks, percentiles
 #: Shares of the time: until everything has to be compiled, and for the measurements.
 _COMPILE_SHARE, _END_SHARE = 0.68, 0.93
 _ROUNDS = 3
+#: Seconds to wait for a GPU that is to become free.
+_PATIENCE = 1800.0
 _LONGEST = 0.1
 _COLUMNS = ("what", "batch", "mode", "cache", "p5_ms", "p50_ms", "p95_ms", "runs", "error", "GB_s", "TFLOP_s")
 _COLUMNS += ("floor_ms", "floor_share", "ok", "note")
@@ -232,7 +234,10 @@ class Bench:
         """Until the GPU is free; the time for measurements begins then."""
         if self.wait_for is None:
             return
+        give_up = time.monotonic() + _PATIENCE
         while not self.wait_for.exists():
+            if time.monotonic() > give_up:
+                sys.exit(f"{self.wait_for} did not come in {_PATIENCE / 60:.0f} minutes: nothing was measured")
             time.sleep(0.2)
         # As if all before it had just taken its share.
         self.began = max(self.began, time.monotonic() - _COMPILE_SHARE * self.seconds)

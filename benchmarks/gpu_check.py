@@ -86,7 +86,7 @@ def tensorrt(device: str) -> Iterator[Row]:
 
 
 def nano_kernels(device: str) -> Iterator[Row]:
-    """Kernel by kernel at the packaged model's sizes."""
+    """Kernel by kernel at poster-nano's sizes."""
     from gpu_kernels import nano_rows
 
     yield from nano_rows(device)

@@ -63,7 +63,7 @@ def _as_rows(found: list[Comparison]) -> Iterator[Row]:
 
 @torch.no_grad()
 def nano_rows(device: str) -> Iterator[Row]:
-    """Each kernel and a depth of the packaged model, with and without token mixing; outputs poisoned with NaN."""
+    """Each kernel and a depth of poster-nano, with and without token mixing; outputs poisoned with NaN."""
     exact_float32()
     small = ["nano", "no-mix"] if device == "cuda" else ["nano"]
     batches = cases.BATCHES if device == "cuda" else (1,)

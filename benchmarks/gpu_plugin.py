@@ -33,7 +33,7 @@ from poster_edge.models.poster import Poster
 from poster_edge.runtime.bundle import WEIGHTS_FILE, load_bundle
 
 TESTS = ROOT / "tests" / "kernels"
-#: Largest relative L2 error of the first token after all depths of the packaged model.
+#: Largest relative L2 error of the first token after all depths of poster-nano.
 BARS = {"fp16": 3e-3, "w8a16": 9e-3}
 #: Compared one by one with float64; and the largest that is served, a few samples again and again.
 BATCHES, SAMPLES = (1, 3, 33), 3
@@ -65,7 +65,7 @@ def inside(source: Path) -> Iterator[Row]:
 
 @torch.no_grad()
 def driven_rows(folder: Path, precision: str) -> Iterator[Row]:
-    """The plugin driven as TensorRT would, with the packaged model's weights."""
+    """The plugin driven as TensorRT would, with poster-nano's weights."""
     model, depths = packaged(precision)
     plugin = Plugin(compiled(make(folder, depths[0])), depths, torch.device("cuda"))
     for batch in BATCHES:
@@ -74,7 +74,7 @@ def driven_rows(folder: Path, precision: str) -> Iterator[Row]:
 
 
 def packaged(precision: str) -> tuple[Poster, list[PackedDepth]]:
-    """The packaged model in float64, and its depths' packed weights."""
+    """poster-nano in float64, and its depths' packed weights."""
     model, _ = load_model(load_bundle("poster-nano").folder / WEIGHTS_FILE)
     assert isinstance(model, Poster)
     shape = fusion_shape(model.pyramid_fuse)

@@ -1,4 +1,4 @@
-"""onnxruntime's execution providers against its CPU kernels: the packaged model's logits, FP32 and FP16."""
+"""onnxruntime's execution providers against its CPU kernels: poster-nano's logits, FP32 and FP16."""
 
 from __future__ import annotations
 

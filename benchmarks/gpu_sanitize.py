@@ -93,7 +93,7 @@ def run_kernels() -> None:
 
 @torch.no_grad()
 def run_built() -> None:
-    """CUDA k1 on row sums of its own and on given ones, and the plugin's pass, on the packaged model's weights."""
+    """CUDA k1 on row sums of its own and on given ones, and the plugin's pass, on poster-nano's weights."""
     from gpu_plugin import Plugin, compiled, make, packaged
 
     from poster_edge.kernels import reference

@@ -1,4 +1,4 @@
-"""``--runtime torch`` on a GPU: the packaged model against float64, with each kind of kernels and CUDA graphs."""
+"""``--runtime torch`` on a GPU: poster-nano against float64, with each kind of kernels and CUDA graphs."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def teachers() -> list[Step]:
     """The same network twice, from scratch, half by the labels and half by the packaged poster-mini.
 
     Of those that were tried it learns most in little time: 68.35 % in 49 epochs by the labels alone, 69.2 and 69.7 %
-    in 75 and 76 with half by the poster-mini of 68.2 %.
+    in 75 and 76 with half by the poster-mini that was packaged then (68.2 %).
     """
     options = ("--recipe", "cf-dan-48-trunk", "--teacher", str(_packaged("poster-mini")))
     return [
@@ -110,8 +110,9 @@ def others(of: Callable[[int], int]) -> list[Step]:
 def plan(scale: float) -> list[Step]:
     """Every step, epochs times ``scale`` where their number is given.
 
-    On an H200 an epoch of 28,358 faces took 1.2 s (cf-dan-48-trunk alone), 1.1 s (poster-nano without a teacher,
-    cf-dan-nano, fer-vt-nano) and 2.0 s (poster-mini with two teachers).  The POSTER family is bound by the number of
+    On an H200 an epoch of 28,358 faces took 1.2 s (cf-dan-48-trunk alone; two side by side, each with poster-mini as
+    its teacher, 2.5 s), 1.1 s (poster-nano without a teacher, cf-dan-nano, fer-vt-nano) and 1.7 s (poster-mini with
+    two teachers).  The POSTER family is bound by the number of
     its kernels: beside networks of large ones its epochs took 4 to 5 s.
     """
 
@@ -169,6 +170,9 @@ def _run(step: Step, runs: Path, data: Path, out: Path, *, cpu: bool, deadline: 
         command = _command(step, runs, data, cpu=cpu, minutes=(left - 12) / 60)
         # The fused kernels have no backward pass, and what they are is not in question here.
         env = {**os.environ, "POSTER_EDGE_KERNELS": "sdpa"}
+        if cpu:
+            # Side by side, threads of several processes would wait for each other's cores.
+            env["OMP_NUM_THREADS"] = "1"
         with (out / f"{step.name}.log").open("a") as log:
             code = subprocess.run(command, cwd=ROOT, env=env, stderr=log, stdout=log).returncode
         if code:

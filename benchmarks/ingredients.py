@@ -274,7 +274,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     study_options(parser, name="ingredients", record=RECORD)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each ingredient (%(default)s)")
-    parser.add_argument("--teacher", type=Path, action="append", help="may be repeated [default: the packaged model]")
+    parser.add_argument(
+        "--teacher", type=Path, action="append", help="may be repeated [default: the packaged poster-nano]"
+    )
     parser.add_argument("--only", type=lambda text: text.split(","), help="names of --list, separated by commas")
     parser.add_argument("--list", action="store_true", help="show the ingredients and end")
     return parser.parse_args()

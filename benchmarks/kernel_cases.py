@@ -1,4 +1,4 @@
-"""Cases on which the fused kernels are compared: the packaged model, and POSTER with rebuildable weights.
+"""Cases on which the fused kernels are compared: poster-nano, and POSTER with rebuildable weights.
 
 Without a GPU they run in Triton's interpreter, which is chosen here, before anything imports triton.
 """
@@ -31,7 +31,7 @@ from poster_edge.models.official import recognise  # noqa: E402
 from poster_edge.models.poster import Poster  # noqa: E402
 
 NANO = ROOT / "poster_edge" / "zoo" / "poster-nano" / "model.safetensors"
-#: Cases with the packaged model's weights; the others take poster's, from --golden.
+#: Cases with poster-nano's weights; the others take poster's, from --golden.
 SMALL = ("nano", "no-mix")
 #: Batches reach: one tile of 64 rows, a partly filled tile of 128, one that a sample straddles, several.
 BATCHES = (1, 2, 3, 8)
@@ -55,7 +55,7 @@ def coarse(launch: Launcher) -> Launcher:
 
 
 def nano(batch: int) -> tuple[Poster, torch.Tensor]:
-    """The packaged model and noise of a face's size (B, 3, 48, 48)."""
+    """poster-nano and noise of a face's size (B, 3, 48, 48)."""
     model, _ = load_model(NANO)
     generator = torch.Generator().manual_seed(1)
     side = model.config.input_size

@@ -56,8 +56,8 @@ def accuracy() -> str:
         [
             f"`{report['model']}` on FER2013's validation split ({report['count']} faces; {twins} of them have a "
             "pixel-equal twin in the training split, which was dropped from training), as the bundle runs in "
-            "onnxruntime. The split selected the epoch and the temperature, so the figures are slightly optimistic; "
-            "the third split was never seen.",
+            "onnxruntime. The split selected the epoch and the temperature, and before those the epochs of its "
+            "starting weights and of its teachers, so the figures are optimistic; the third split was never seen.",
             table(["", "validation", f"without the {twins} twins"], rows),
             table(["recall", *recall], [["", *recall.values()]]),
             f"![confusion matrix](benchmarks/results/confusion_{DEFAULT_MODEL}_fer2013.png)",

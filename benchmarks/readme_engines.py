@@ -117,8 +117,13 @@ def _about(groups: dict[tuple[str, str], list[Row]]) -> str:
         f"TensorRT-RTX {first['tensorrt_rtx']} engines of {models} models for batches {first['profile']} and compute "
         f"capabilities {capabilities}, {len(rows) - len(refused)} in all, built without a GPU on a shared "
         f"{first['cpu']} (`benchmarks/engines.py`, `engines.csv`, which names the commit of each row: "
-        f"{', '.join(sorted(commits))}); all but poster-nano with stand-in weights. {_refused(refused)}"
+        f"{', '.join(sorted(commits))}); all but {_trained(rows)} with stand-in weights. {_refused(refused)}"
     )
+
+
+def _trained(rows: Sequence[Row]) -> str:
+    """Models whose engines were built from trained weights."""
+    return " and ".join(dict.fromkeys(r["model"] for r in rows if r["weights"] == "trained"))
 
 
 def _refused(rows: Sequence[Row]) -> str:

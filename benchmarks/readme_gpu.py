@@ -47,7 +47,7 @@ def short(results: Path) -> str:
         f"({whole['eager'] / all_of_it:.0f} and {_best(whole) / all_of_it:.1f} times as fast), and with `--compile`, "
         f"which translates the backbones too, {compiled:.2f} ms ({whole['eager'] / compiled:.0f} and "
         f"{_best(whole) / compiled:.1f} times); at batch 64 that is {_best(many) / many[_BOTH]:.2f} times as fast as "
-        "the best of the others (FP16, cold L2; [docs/kernels.md](docs/kernels.md))."
+        "the best of the two (FP16, cold L2; [docs/kernels.md](docs/kernels.md))."
     )
 
 
@@ -143,7 +143,7 @@ def _times(rows: Sequence[Row], table: Table) -> str:
         "fast as that best; fused + graph, share of the floor. An empty cell was not measured or not timed (above its "
         "bar):"
     )
-    gains = ["of eager", "of the best", "both, of the best", "of the floor"]
+    gains = ["of eager", "of the best", "with compile, of the best", "of the floor"]
     return note + "\n\n" + table(["", "batch", *modes, *gains], lines)
 
 

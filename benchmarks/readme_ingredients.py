@@ -69,7 +69,7 @@ def _reading(found: dict[str, Any]) -> str:
         )
     if taught:
         parts.append(
-            "The teacher is the packaged model, which has learned from the whole training split: its row says what a "
-            "teacher can give, not what these images can."
+            "The teacher is the packaged poster-nano, which has learned from the whole training split: its row says "
+            "what a teacher can give, not what these images can."
         )
     return " ".join(parts)

@@ -134,7 +134,8 @@ def _soak(report: dict[str, Any]) -> str:
     after = report["frames"] - report["warm_up"]
     first, last = (kb / 1024 for kb in report["rss_kb"])
     return (
-        f"A long run: {report['frames']:,} frames of `{report['clip']}`, round and round, on {report['runtime']} with "
+        f"A long run: {report['frames']:,} frames of `{report['clip']}`, round and round, `{report['model']}` on "
+        f"{report['runtime']} with "
         f"`--detect-every {report['detect_every_s']:g} --smooth 0.5`, blurred and drawn, {report['fps']:.0f} a second: "
         f"{first:.1f} MiB, the clip decoded among it, after the first {report['warm_up']:,} and {last:.1f} after "
         f"{after:,} more, "

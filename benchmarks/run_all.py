@@ -117,7 +117,7 @@ def crops(shared: Path) -> None:
 
 
 def precisions(shared: Path) -> None:
-    """Accuracy and calibration memory of the default model, FP16's range of poster-nano."""
+    """Accuracy, calibration memory and FP16's range of the default model."""
     for script in ("precision_accuracy", "calibration_memory", "fp16_faces"):
         _script(script, "--data", str(shared / "data" / "fer2013_train_valid.npz"))
 

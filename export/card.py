@@ -45,14 +45,38 @@ def model_card(
         parts.append(_training(training))
     if dataset in _DATA_NOTES:
         parts.append(f"**Data.** {_DATA_NOTES[dataset]}\n")
+    parts += [_landmarks(dataset, training), _NOTICE]
+    return "\n".join(p for p in parts if p)
+
+
+def _landmarks(dataset: str, training: dict[str, Any]) -> str:
+    """Where a landmark stream comes from; nothing where the network has none or the run left it untrained."""
+    began = training.get("init") or training.get("transfer")
     if training.get("landmarks"):
-        parts.append(
-            "**Landmarks.** The landmark stream was pre-trained on 68 pseudo-landmarks a face, made with MediaPipe's "
-            "Face Mesh (Apache-2.0 according to several mirrors and MIT according to the wheel it came in; its own "
-            "model card was not read). They compress wide-open mouths and fail on profiles.\n"
+        text = "The landmark stream was pre-trained on 68 points a face, then held still."
+    elif "landmark_recipe" in training and began:
+        text = "The landmark stream, trained on 68 points a face, came with the weights that the run began from."
+    else:
+        return ""
+    if dataset == "fer2013":
+        text += (
+            " The points that this project has for FER2013 are pseudo-landmarks, made with MediaPipe's Face Mesh "
+            "(Apache-2.0 according to several mirrors and MIT according to the wheel it came in; its own model card "
+            "was not read). They compress wide-open mouths and fail on profiles."
         )
-    parts.append(_NOTICE)
-    return "\n".join(parts)
+    return f"**Landmarks.** {text}\n"
+
+
+def _origin(training: dict[str, Any]) -> str:
+    """Other networks that a run learned from: those that it began from, and its teachers."""
+    names = [training[k] for k in ("init", "transfer") if k in training]
+    sentences = [f"The run began from {', '.join(names)}."] if names else []
+    if teachers := training.get("teachers"):
+        share = training["recipe"]["teacher_weight"]
+        sentences.append(f"Its targets were to {share:.0%} the opinion of trained networks: {', '.join(teachers)}.")
+    if sentences:
+        sentences.append("Where those were selected on the same validation split, the figures are the more optimistic.")
+    return " ".join(sentences) + "\n" if sentences else ""
 
 
 def _header(name: str, dataset: str, training: dict[str, Any]) -> str:
@@ -93,6 +117,7 @@ def _training(training: dict[str, Any]) -> str:
             f"The validation split selected the epoch ({training['epoch']} of {training['recipe']['epochs']}) and the "
             f"temperature ({training['temperature']:.3f}), so these figures are slightly optimistic."
             f"{_rounded(training)}\n",
+            *filter(None, [_origin(training)]),
             _table(columns, figures),
             _table(["class", "recall", "images"], recall),
         ]

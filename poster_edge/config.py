@@ -7,7 +7,7 @@ from typing import Any
 
 from poster_edge.errors import InputError
 
-#: The packaged model that commands take when they are told no other.
+#: The packaged model that commands take when they are told no other; what is trained by default is poster-nano.
 DEFAULT_MODEL = "poster-mini"
 COLOURS = ("rgb", "bgr", "gray")
 INTERPOLATIONS = ("linear", "area")

@@ -72,10 +72,13 @@ def test_wheel_holds_code_model_and_samples(unpacked: Path) -> None:
         "poster_edge/kernels/attention.py",
         "poster_edge/kernels/plugin/csrc/CMakeLists.txt",
         "poster_edge/py.typed",
+        "poster_edge/train/recipes/poster-mini.toml",
         "poster_edge/train/recipes/poster-nano.toml",
         "poster_edge/zoo/poster-nano/manifest.json",
         "poster_edge/zoo/poster-nano/model.onnx",
+        "poster_edge/zoo/poster-mini/manifest.json",
         "poster_edge/zoo/poster-mini/model.onnx",
+        "poster_edge/zoo/poster-mini/model.safetensors",
         "poster_edge/zoo/samples/astronaut.jpg",
     }
     assert wanted <= files

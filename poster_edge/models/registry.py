@@ -66,7 +66,7 @@ REGISTRY: dict[str, ModelFacts] = {
         ModelFacts("fer-vt-nano", 650_982, 650_982, 84_520_320, "fer2013", "62.39 % (ours)", _TRAIN),
         ModelFacts("fer-vt", 27_607_686, 27_607_686, 7_302_271_360, "rafdb", "88.26 % (paper)", _TRAIN),
         ModelFacts("cf-dan-nano", 582_183, 582_183, 71_796_480, "fer2013", "62.80 % (ours)", _TRAIN),
-        ModelFacts("cf-dan-48-trunk", 11_172_423, 11_172_423, 2_499_386_368, "fer2013", "", _TRAIN),
+        ModelFacts("cf-dan-48-trunk", 11_172_423, 11_172_423, 2_499_386_368, "fer2013", "69.71 % (ours)", _TRAIN),
         ModelFacts("cf-dan", 15_404_615, 15_404_615, 3_903_876_096, "rafdb", "92.78 % (paper)", _TRAIN),
         ModelFacts("cf-dan-out-proj", 16_453_191, 16_453_191, 4_006_636_544, "rafdb", "", _TRAIN),
     )

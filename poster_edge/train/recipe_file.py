@@ -30,7 +30,7 @@ _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true o
 #: What ``train`` takes where no recipe is named, by the type of the network's configuration.
 _DEFAULTS: dict[type[ModelConfig], str] = {PosterConfig: "poster-nano", FerVtConfig: "fer-vt", CfDanConfig: "cf-dan"}
 #: Networks without a published trunk to start from take another one than their family.
-_OWN_DEFAULTS = {"fer-vt-nano": "scratch", "cf-dan-nano": "scratch", "cf-dan-48-trunk": "cf-dan-48-trunk"}
+_OWN_DEFAULTS = dict.fromkeys(("fer-vt-nano", "cf-dan-nano", "cf-dan-48-trunk"), "scratch")
 
 
 @dataclass(frozen=True)

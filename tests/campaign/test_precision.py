@@ -20,16 +20,17 @@ from poster_edge.export.engine_spec import EngineSpec, Profile
 from poster_edge.export.fp16 import FP16_MAX, input_range, overflow_islands, to_fp16
 from poster_edge.export.tensorrt_api import RTX, TensorRt
 from poster_edge.optional import available
-from poster_edge.runtime.bundle import load_bundle, write_bundle
+from poster_edge.runtime.bundle import load_bundle, write_bundle, zoo_names
 from poster_edge.runtime.int8_sums import has_flag
 from poster_edge.runtime.openvino_runner import OpenVinoRunner
 
 pytestmark = pytest.mark.campaign
 
 
-def test_ten_thousand_faces_stay_far_from_fp16s_limit(shared: Path) -> None:
-    """No tensor of the packaged model comes within a factor of eight of overflow, scaled faces included."""
-    bundle = load_bundle("poster-nano")
+@pytest.mark.parametrize("name", zoo_names())
+def test_ten_thousand_faces_stay_far_from_fp16s_limit(name: str, shared: Path) -> None:
+    """No tensor of a packaged model comes within a factor of eight of overflow, scaled faces included."""
+    bundle = load_bundle(name)
     preprocess = bundle.manifest.preprocess
     faces = load_faces(shared / "data" / "fer2013_train_valid.npz")
     rows = np.random.default_rng(0).permutation(len(faces))[:10_000]
@@ -48,9 +49,10 @@ def test_ten_thousand_faces_stay_far_from_fp16s_limit(shared: Path) -> None:
     assert overflow_islands(model, batches()) == {}
 
 
-def test_fp16_as_written_is_finite_on_adversarial_inputs(shared: Path) -> None:
+@pytest.mark.parametrize("name", zoo_names())
+def test_fp16_as_written_is_finite_on_adversarial_inputs(name: str, shared: Path) -> None:
     """In true FP16 arithmetic (ONNX's reference), which onnxruntime's CPU kernels do not use."""
-    bundle = load_bundle("poster-nano")
+    bundle = load_bundle(name)
     preprocess = bundle.manifest.preprocess
     faces = load_faces(shared / "data" / "fer2013_train_valid.npz")
     batch = to_input([faces.read(i) for i in range(4)], preprocess)
@@ -63,11 +65,12 @@ def test_fp16_as_written_is_finite_on_adversarial_inputs(shared: Path) -> None:
         assert np.isfinite(evaluator.run(None, {"image": image})[0]).all()
 
 
-def test_ten_thousand_faces_in_true_fp16(shared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", zoo_names())
+def test_ten_thousand_faces_in_true_fp16(name: str, shared: Path, tmp_path: Path) -> None:
     """OpenVINO in f16, which it has on CPUs with AVX512-FP16 only; elsewhere it would be f32 and prove nothing."""
     if not available("openvino") or not has_flag("avx512_fp16"):
         pytest.skip("needs OpenVINO and a CPU with AVX512-FP16")
-    bundle = load_bundle("poster-nano")
+    bundle = load_bundle(name)
     preprocess = bundle.manifest.preprocess
     limits = input_range(preprocess.mean, preprocess.std)
     half = to_fp16(onnx.load_from_string(bundle.read("model.onnx")), input_range=limits)

@@ -59,7 +59,7 @@ def nano_with(folder: Path, calibration: Calibration | None) -> Path:
 
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
-    """Of the packaged model, on the packaged photos."""
+    """Of poster-nano, on the packaged photos."""
     bundle = load_bundle("poster-nano")
     model = onnx.load_from_string(bundle.read("model.onnx"))
     faces = to_input(sample_crops(bundle.manifest.preprocess), bundle.manifest.preprocess)

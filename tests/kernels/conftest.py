@@ -50,7 +50,7 @@ def depths(nano: Poster) -> list[PackedDepth]:
 
 @pytest.fixture(scope="session")
 def fused(nano: Poster) -> onnx.ModelProto:
-    """Tokens cut from the picture, the packaged model's depths as nodes, and a classifier.
+    """Tokens cut from the picture, poster-nano's depths as nodes, and a classifier.
 
     ``tests/export`` rewrites the real export; what the definition holds is of no interest here.
     """

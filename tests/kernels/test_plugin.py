@@ -84,7 +84,7 @@ def sizes(shape: FusionShape) -> Any:
 
 @dataclass(frozen=True)
 class Made:
-    """A plugin with the packaged model's weights."""
+    """A plugin with poster-nano's weights."""
 
     handle: ctypes.c_void_p
     weights: np.ndarray

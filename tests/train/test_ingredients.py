@@ -129,12 +129,12 @@ def test_the_page_says_how_small_the_runs_were(tmp_path: Path) -> None:
     )
     assert "| taught | 8 | 53.00% ± 1.60% | +3.00 ± 1.20 | 45.00% | 49.00% |" in shown
     assert "Short runs on few images favour" in shown
-    assert "The teacher is the packaged model" in shown
+    assert "The teacher is the packaged poster-nano" in shown
     (tmp_path / "ingredients.json").write_text(json.dumps(record(images="all", epochs=40, teachers=[{"name": "big"}])))
     shown = page(tmp_path, table)
     assert "the whole training split, **40 epochs**" in shown
     assert "Short runs" not in shown
-    assert "packaged model" not in shown
+    assert "packaged poster-nano" not in shown
 
 
 @pytest.mark.campaign

@@ -39,16 +39,20 @@ def short(results: Path) -> str:
     bench = _read(results / "gpu_bench.csv")
     at = _by_mode(bench, "poster transformer", "1")
     whole, many = (_by_mode(bench, "poster", batch) for batch in ("1", "64"))
-    own, all_of_it, compiled = at["fused + graph"], whole["fused + graph"], whole[_BOTH]
-    return (
+    own, all_of_it = at["fused + graph"], whole["fused + graph"]
+    text = (
         f"On an {bench[0]['device']} POSTER's transformer at batch 1 takes {own:.2f} ms in a CUDA graph, "
         f"{at['eager'] / own:.0f} times as fast as eager PyTorch and {_best(at) / own:.1f} times as fast as the best "
         f"of torch.compile and SDPA in CUDA graphs. The whole network takes {all_of_it:.2f} ms "
-        f"({whole['eager'] / all_of_it:.0f} and {_best(whole) / all_of_it:.1f} times as fast), and with `--compile`, "
-        f"which translates the backbones too, {compiled:.2f} ms ({whole['eager'] / compiled:.0f} and "
-        f"{_best(whole) / compiled:.1f} times); at batch 64 that is {_best(many) / many[_BOTH]:.2f} times as fast as "
-        "the best of the two (FP16, cold L2; [docs/kernels.md](docs/kernels.md))."
+        f"({whole['eager'] / all_of_it:.0f} and {_best(whole) / all_of_it:.1f} times as fast)"
     )
+    if _BOTH in whole and _BOTH in many:
+        text += (
+            f", and with `--compile`, which translates the backbones too, {whole[_BOTH]:.2f} ms "
+            f"({whole['eager'] / whole[_BOTH]:.0f} and {_best(whole) / whole[_BOTH]:.1f} times); at batch 64 that is "
+            f"{_best(many) / many[_BOTH]:.2f} times as fast as the best of the two"
+        )
+    return text + " (FP16, cold L2; [docs/kernels.md](docs/kernels.md))."
 
 
 def _read(path: Path) -> list[Row]:

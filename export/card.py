@@ -51,7 +51,7 @@ def model_card(
 
 def _landmarks(dataset: str, training: dict[str, Any]) -> str:
     """Where a landmark stream comes from; nothing where the network has none or the run left it untrained."""
-    began = training.get("init") or training.get("transfer")
+    began = any(k in training for k in ("init", "transfer", "landmark_weights"))
     if training.get("landmarks"):
         text = "The landmark stream was pre-trained on 68 points a face, then held still."
     elif "landmark_recipe" in training and began:
@@ -69,7 +69,8 @@ def _landmarks(dataset: str, training: dict[str, Any]) -> str:
 
 def _origin(training: dict[str, Any]) -> str:
     """Other networks that a run learned from: those that it began from, and its teachers."""
-    names = [training[k] for k in ("init", "transfer") if k in training]
+    files = ("init", "transfer", "trunk", "image_weights", "landmark_weights")
+    names = [training[k] for k in files if k in training]
     sentences = [f"The run began from {', '.join(names)}."] if names else []
     if teachers := training.get("teachers"):
         share = training["recipe"]["teacher_weight"]

@@ -27,6 +27,8 @@ from poster_edge.runtime.int8_sums import pairs_fit
 from poster_edge.vision.samples import sample_crops
 
 Command = Callable[..., CompletedProcess[str]]
+#: It is judged faster than the default model.
+NANO = ("--model", "poster-nano")
 FEW = ("--calib-images", "64", "--judge-images", "200", "--target", "onnxruntime")
 
 
@@ -39,7 +41,7 @@ def fer(shared: Path) -> Path:
 def both(poster_edge: Command, fer: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, str]:
     """The packaged model in INT8 and FP16, and what was said while it was made."""
     folder = tmp_path_factory.mktemp("precision")
-    done = poster_edge("export", "--int8", "--half", "--calib", str(fer), *FEW, "-o", "b", cwd=folder)
+    done = poster_edge("export", *NANO, "--int8", "--half", "--calib", str(fer), *FEW, "-o", "b", cwd=folder)
     assert done.returncode == 0, done.stderr
     return load_bundle(folder / "b"), done.stderr
 
@@ -110,7 +112,7 @@ def test_each_precision_runs_and_is_another_model(both: tuple[Bundle, str]) -> N
 def test_same_inputs_give_the_same_files(
     both: tuple[Bundle, str], poster_edge: Command, fer: Path, tmp_path: Path
 ) -> None:
-    done = poster_edge("export", "--int8", "--half", "--calib", str(fer), *FEW, "-o", "again", cwd=tmp_path)
+    done = poster_edge("export", *NANO, "--int8", "--half", "--calib", str(fer), *FEW, "-o", "again", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     again = load_bundle(tmp_path / "again").manifest.artefacts
     assert {n: a.sha256 for n, a in again.items()} == {n: a.sha256 for n, a in both[0].manifest.artefacts.items()}
@@ -208,7 +210,9 @@ def test_wrong_calibration_sets_are_caught(poster_edge: Command, fer: Path, tmp_
         rows = np.flatnonzero((faces.labels == 3) & (faces.roles == "train"))[:64]
         images, labels = np.stack([faces.read(int(i)) for i in rows]), faces.labels[rows]
     save_npz(tmp_path / "calib.npz", images, labels)
-    done = poster_edge("export", "--int8", "--calib", "calib.npz", "--data", str(fer), *FEW, "-o", "b", cwd=tmp_path)
+    done = poster_edge(
+        "export", *NANO, "--int8", "--calib", "calib.npz", "--data", str(fer), *FEW, "-o", "b", cwd=tmp_path
+    )
     assert done.returncode == 3, done.stderr
     assert "is no fit calibration set" in done.stderr
     assert ("grain" if kind == "noise" else "'happy' in") in done.stderr
@@ -252,7 +256,7 @@ def test_folders_without_faces(poster_edge: Command, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     cv2.imwrite(str(tmp_path / "plain" / "gray.png"), np.full((200, 200, 3), 127, np.uint8))
     for folder, message in (("empty", "the folder is empty"), ("plain", "no face found"), ("absent", "no such file")):
-        done = poster_edge("export", "--int8", "--calib", folder, "-o", "b", cwd=tmp_path)
+        done = poster_edge("export", *NANO, "--int8", "--calib", folder, "-o", "b", cwd=tmp_path)
         assert done.returncode == 1, done.stderr
         assert message in done.stderr
         assert len(done.stderr.splitlines()) <= 3
@@ -266,7 +270,17 @@ def test_three_images_are_taken_with_a_warning(poster_edge: Command, tmp_path: P
     for i, crop in enumerate(crops):
         cv2.imwrite(str(folder / f"{i}.png"), crop)
     done = poster_edge(
-        "export", "--int8", "--target", "onnxruntime", "--calib", str(tmp_path), "-o", "b", "--no-gate", cwd=tmp_path
+        "export",
+        *NANO,
+        "--int8",
+        "--target",
+        "onnxruntime",
+        "--calib",
+        str(tmp_path),
+        "-o",
+        "b",
+        "--no-gate",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "fewer than 32 images are unreliable; there are 3" in done.stderr

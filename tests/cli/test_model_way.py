@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
-from poster_edge.cli.convert import command as convert
+from poster_edge.cli.main import cli
 from poster_edge.cli.train import accuracy_text
 from poster_edge.models.build import build_network
 from poster_edge.models.checkpoint import read_info
@@ -32,6 +32,17 @@ def checked(poster_edge: Command) -> Command:
         done = poster_edge(*args, cwd=cwd)
         assert done.returncode == 0, done.stderr
         return done
+
+    return run
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run a command in this process, which has loaded torch already; errors of ours are raised."""
+
+    def run(*args: str, cwd: Path) -> Result:
+        monkeypatch.chdir(cwd)
+        return CliRunner().invoke(cli, args, catch_exceptions=False)
 
     return run
 
@@ -96,16 +107,18 @@ def random(checked: Command, work: Path) -> Path:
     return work / "random"
 
 
-def test_a_packed_bundle_exports_again(poster_edge: Command, checked: Command, work: Path, random: Path) -> None:
+def test_a_packed_bundle_exports_again(
+    poster_edge: Command, inside: Callable[..., Result], work: Path, random: Path
+) -> None:
     words = ("export", "--checkpoint", str(random / "model.safetensors"), "-o", "again")
-    checked(*words, cwd=work)
+    assert inside(*words, cwd=work).exit_code == 0
     one, two = load_bundle(random).manifest, load_bundle(work / "again").manifest
     assert one.artefacts["model.onnx"] == two.artefacts["model.onnx"], "export is deterministic"
     refused = poster_edge(*words, cwd=work)
     assert (refused.returncode, "--force" in refused.stderr) == (2, True)
 
 
-def test_eval_matches_labels_by_name(checked: Command, work: Path) -> None:
+def test_eval_matches_labels_by_name(inside: Callable[..., Result], work: Path) -> None:
     """The same faces with the classes in the other order, as folders: the figures do not change."""
     with np.load(work / "faces.npz") as arrays:
         images, labels = arrays["images"], arrays["labels"]
@@ -115,7 +128,8 @@ def test_eval_matches_labels_by_name(checked: Command, work: Path) -> None:
         cv2.imwrite(str(folder / f"{i}.png"), image)
     reports = []
     for data in ("faces.npz", "folders"):
-        checked("eval", "--model", "b", "--data", data, "--json", f"{data}.json", "--plot", f"{data}.png", cwd=work)
+        words = ("eval", "--model", "b", "--data", data, "--json", f"{data}.json", "--plot", f"{data}.png")
+        assert inside(*words, cwd=work).exit_code == 0
         reports.append(json.loads((work / f"{data}.json").read_text()))
         picture = cv2.imread(str(work / f"{data}.png"))
         assert picture.shape[0] > 200
@@ -144,23 +158,24 @@ def test_random_weights_are_marked_and_run_says_so(checked: Command, work: Path,
     assert "random weights" in done.stderr
 
 
-def test_weights_in_fp16_say_that_their_figures_are_of_the_others(work: Path) -> None:
-    words = ["--checkpoint", str(work / "r" / "best.safetensors"), "--half", "-o", str(work / "half.safetensors")]
-    assert CliRunner().invoke(convert, words, catch_exceptions=False).exit_code == 0
+def test_weights_in_fp16_say_that_their_figures_are_of_the_others(inside: Callable[..., Result], work: Path) -> None:
+    words = ("convert", "--checkpoint", "r/best.safetensors", "--half", "-o", "half.safetensors")
+    assert inside(*words, cwd=work).exit_code == 0
     before, after = (read_info(work / name).training for name in ("r/best.safetensors", "half.safetensors"))
     assert after == {**before, "rounded_to": "fp16"}
     assert before["validation"]["count"] > 0
 
 
-def test_a_published_checkpoint_is_converted(poster_edge: Command, checked: Command, work: Path) -> None:
+def test_a_published_checkpoint_is_converted(poster_edge: Command, inside: Callable[..., Result], work: Path) -> None:
     torch.manual_seed(0)
     state = {f"module.{k}": v for k, v in build_network(CONFIGS["poster-t"]).state_dict().items()}
     torch.save({"iter": 1, "model_state_dict": state, "optimizer_state_dict": {}}, work / "rafdb.pth")
-    done = checked("convert", "--checkpoint", "rafdb.pth", "--dataset", "rafdb", "-o", "t.safetensors", cwd=work)
+    done = inside("convert", "--checkpoint", "rafdb.pth", "--dataset", "rafdb", "-o", "t.safetensors", cwd=work)
+    assert done.exit_code == 0
     assert "39,284,991 take part" in done.stderr
     kept = poster_edge("convert", "--checkpoint", "rafdb.pth", "--dataset", "rafdb", "-o", "t.safetensors", cwd=work)
     assert kept.returncode == 2
     assert "--force" in kept.stderr
-    half = checked("convert", "--checkpoint", "t.safetensors", "--half", "-o", "h.safetensors", cwd=work)
+    half = inside("convert", "--checkpoint", "t.safetensors", "--half", "-o", "h.safetensors", cwd=work)
     assert "in FP16, changed by at most" in half.stderr
     assert (work / "h.safetensors").stat().st_size < 0.51 * (work / "t.safetensors").stat().st_size

@@ -26,6 +26,8 @@ from gpu_time import Clock, against_floor, ceilings, peaks, percentiles
 #: Shares of the time: until everything has to be compiled, and for the measurements.
 _COMPILE_SHARE, _END_SHARE = 0.68, 0.93
 _ROUNDS = 3
+#: Seconds of a call from which on max-autotune is tried at every batch.
+_LONG = 480.0
 #: Seconds to wait for a GPU that is to become free.
 _PATIENCE = 1800.0
 _LONGEST = 0.1
@@ -143,12 +145,14 @@ class Bench:
         """One process for each part that torch.compile takes; none on the CPU, where that takes minutes."""
         if self.cpu:
             return
-        wanted = [("poster transformer", 1, "max-autotune-no-cudagraphs")]
+        # Minutes each, and in each other's way: all batches only in a long call.
+        tuned = (1, 8, 64) if self.seconds >= _LONG else (1,)
+        wanted = [("poster transformer", batch, "max-autotune-no-cudagraphs") for batch in tuned]
         wanted += [(what, batch, "default") for what in ("poster transformer", "poster") for batch in (1, 8, 64)]
         wanted += [("poster", batch, STREAMS) for batch in (1, 8, 64)]
         wanted.append(("poster-nano", 1, "default"))
         for what, batch, mode in wanted:
-            threads = 10 if mode.startswith("max") else 3
+            threads = 10 // len(tuned) if mode.startswith("max") else 3
             self.workers.append(Compiled(what, batch, mode, cpu=False, threads=threads))
 
     def precompile(self) -> None:

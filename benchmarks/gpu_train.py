@@ -112,8 +112,8 @@ def plan(scale: float) -> list[Step]:
 
     On an H200 an epoch of 28,358 faces took 1.2 s (cf-dan-48-trunk alone; two side by side, each with poster-mini as
     its teacher, 2.5 s), 1.1 s (poster-nano without a teacher, cf-dan-nano, fer-vt-nano) and 1.7 s (poster-mini with
-    two teachers).  The POSTER family is bound by the number of
-    its kernels: beside networks of large ones its epochs took 4 to 5 s.
+    two teachers).  The POSTER family is bound by the number of its kernels: beside networks of large ones its epochs
+    took 4 to 5 s.
     """
 
     def of(epochs: int) -> int:

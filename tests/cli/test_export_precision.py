@@ -270,16 +270,8 @@ def test_three_images_are_taken_with_a_warning(poster_edge: Command, tmp_path: P
     for i, crop in enumerate(crops):
         cv2.imwrite(str(folder / f"{i}.png"), crop)
     done = poster_edge(
-        "export",
-        *NANO,
-        "--int8",
-        "--target",
-        "onnxruntime",
-        "--calib",
-        str(tmp_path),
-        "-o",
-        "b",
-        "--no-gate",
+        *("export", *NANO, "--int8", "--no-gate", "--target", "onnxruntime"),
+        *("--calib", str(tmp_path), "-o", "b"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr

@@ -19,20 +19,8 @@ Command = Callable[..., "object"]
 def test_stages_layers_and_targets(poster_edge: Command, tmp_path: Path) -> None:
     page, record = tmp_path / "page.html", tmp_path / "profile.json"
     done = poster_edge(
-        *(
-            "profile",
-            "--model",
-            "poster-nano",
-            "--runtime",
-            "onnxruntime",
-            "--threads",
-            "1",
-            "--frames",
-            "3",
-            "--layers",
-            "--runs",
-            "3",
-        ),
+        *("profile", "--model", "poster-nano", "--runtime", "onnxruntime", "--threads", "1"),
+        *("--frames", "3", "--layers", "--runs", "3"),
         *("--target", "orin-nano", "--target", "rtx4090", "--target-precision", "int8", "--top", "4"),
         *("--json", str(record), "--html", str(page)),
     )
